@@ -1,0 +1,160 @@
+//! What holds for each pod of this node: its effective policy by direction, with addresses and ports resolved.
+//!
+//! In: [`crate::index::Index`] and the node's name. Out: [`Effective`], which [`crate::compile`] turns into a ruleset and
+//! [`crate::judge`] answers from. What always holds: a function of current state only, in a canonical order; every set
+//! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnetwork::IpNetwork;
+
+use crate::object::{ObjectName, Protocol};
+use crate::policy::{Action, Direction, PodPeer, Tier};
+
+/// Everything that is enforced on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effective {
+    /// The local pods that own at least one address, sorted by name.
+    pub pods: Vec<EffectivePod>,
+    /// Addresses of the pods each peer selects; equal selectors are one key.
+    pub peers: BTreeMap<PodPeer, BTreeSet<IpAddr>>,
+    /// Address, protocol and number of each destination an egress rule names by port name.
+    pub endpoints: BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
+}
+
+/// A local pod and what holds for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectivePod {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// The addresses it owns (see "one address, two pods" in the semantics), sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Connections to it.
+    pub ingress: Isolation,
+    /// Connections from it.
+    pub egress: Isolation,
+}
+
+impl EffectivePod {
+    /// What holds in a direction.
+    pub fn isolation(&self, direction: Direction) -> &Isolation {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// What holds for one direction of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// What happens to a connection that no rule decides.
+    pub default: Fallback,
+    /// The policies that make it so, sorted: those that isolate, or those that would (audit).
+    pub policies: Vec<ObjectName>,
+    /// The rules, in the order they are walked: by tier, then by policy, then by place.
+    pub rules: Vec<EffectiveRule>,
+}
+
+/// What happens to a connection of a direction that no rule decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fallback {
+    /// Not isolated: it passes.
+    #[default]
+    Open,
+    /// Isolated: it is dropped.
+    Deny,
+    /// Only audited policies select the pod: it passes and is counted as would-drop.
+    Audit,
+}
+
+/// A rule with everything resolved that the node knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveRule {
+    /// What it is known by.
+    pub identity: RuleIdentity,
+    /// Its place in the policy's list, from 0: shown, never a key.
+    pub index: usize,
+    /// Its tier.
+    pub tier: Tier,
+    /// What it does.
+    pub action: Action,
+    /// What it matches: any of these; empty matches nothing.
+    pub matches: Vec<RuleMatch>,
+}
+
+/// A rule is known by what it says, not by its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleIdentity {
+    /// The policy it belongs to.
+    pub policy: ObjectName,
+    /// The direction it speaks of.
+    pub direction: Direction,
+    /// The canonical text of its own content (peers, ports, action; sorted, so that reordering changes nothing).
+    pub content: String,
+    /// 0 for the first rule of the policy and direction with this content, 1 for the next.
+    pub occurrence: usize,
+}
+
+/// One alternative of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleMatch {
+    /// The other side's address AND the destination port.
+    Peer(PeerMatch, PortMatch),
+    /// The destination's address, protocol and port are in this set (egress by port name).
+    Endpoint(EndpointKey),
+}
+
+/// The other side's address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerMatch {
+    /// Any.
+    Any,
+    /// In the set of that peer, [`Effective::peers`].
+    Pods(PodPeer),
+    /// In one of these disjoint, sorted prefixes (the union of the rule's ipBlocks).
+    Blocks(Vec<IpNetwork>),
+}
+
+/// The destination port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PortMatch {
+    /// Any port of any protocol, ICMP too.
+    Any,
+    /// Any port of this protocol.
+    All(Protocol),
+    /// One of these disjoint, sorted, non-adjacent ranges of this protocol; never empty.
+    Ranges(Protocol, Vec<RangeInclusive<u16>>),
+}
+
+impl Ord for PortMatch {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let rank = |port: &Self| match port {
+            Self::Any => (0, None, Vec::new()),
+            Self::All(protocol) => (1, Some(*protocol), Vec::new()),
+            Self::Ranges(protocol, ranges) => {
+                (2, Some(*protocol), ranges.iter().map(|range| (*range.start(), *range.end())).collect())
+            }
+        };
+        rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for PortMatch {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Destinations by port name: which pods, and what they call the port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// Which addresses of pods.
+    pub peer: PeerMatch,
+    /// The protocol of the named port.
+    pub protocol: Protocol,
+    /// Its name.
+    pub port: String,
+}

@@ -1,0 +1,133 @@
+//! The slim objects policy needs: pods, namespaces and what names them.
+//!
+//! In: nothing. Out: plain values that [`crate::parse`] makes and [`crate::index`] keeps. What always holds: a value
+//! here was fully understood; what could not be understood never becomes one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+/// Namespace and name of a namespaced object; shown as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// The namespace the object lives in.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// The name `namespace/name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Labels of an object, by key.
+pub type Labels = BTreeMap<String, String>;
+
+/// A transport protocol that a policy can name (core/v1 Protocol).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, the API's default.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Every protocol a policy can name.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The number in the IP header (IANA protocol numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The word nft uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// Where a pod is in its life, as far as policy cares (core/v1 PodStatus.phase).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lifetime {
+    /// Pending, Running or Unknown, deletion asked for or not: counts fully.
+    Live,
+    /// Succeeded or Failed: no peer any more; its own isolation stays until its address is free.
+    Terminal,
+}
+
+/// A port that a container (or a restartable init container) declares by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedPort {
+    /// The port's name.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub number: u16,
+}
+
+/// What policy needs to know of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// metadata.uid: tells a pod from its successor under the same name.
+    pub uid: String,
+    /// metadata.labels.
+    pub labels: Labels,
+    /// spec.nodeName, once it is scheduled.
+    pub node: Option<String>,
+    /// spec.hostNetwork: such a pod is never a subject and no selector matches it.
+    pub host_network: bool,
+    /// status.podIPs, else status.podIP.
+    pub addresses: Vec<IpAddr>,
+    /// status.phase.
+    pub lifetime: Lifetime,
+    /// metadata.creationTimestamp as RFC 3339 text in UTC: compares as text.
+    pub created: String,
+    /// Named ports of its containers and of its init containers with restartPolicy Always.
+    pub ports: Vec<NamedPort>,
+}
+
+/// Whether a policy decides, or only counts what it would decide (annotation `flatfell.io/mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// The policy decides.
+    #[default]
+    Enforce,
+    /// The policy isolates nothing and allows nothing; what would change is counted.
+    Audit,
+}
+
+/// What policy needs to know of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// metadata.labels, `kubernetes.io/metadata.name` included.
+    pub labels: Labels,
+    /// Audit here audits every NetworkPolicy of the namespace.
+    pub mode: Mode,
+    /// metadata.deletionTimestamp is set: policies deleted from it keep their effect until its pods are gone.
+    pub terminating: bool,
+}

@@ -1,0 +1,411 @@
+//! A ruleset as plain data: tables, chains, rules of typed expressions, sets, maps and named counters.
+//!
+//! In: what [`crate::compile`] builds or what the kernel side reads back. Out: text (`text`), differences
+//! (`crate::diff`), netlink messages (`crate::encode`). What always holds: maps are ordered, so that equal rulesets are equal values
+//! and give equal text. Terms are those of nft(8).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The address family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4 and IPv6 packets.
+    Inet,
+    /// Frames on bridge ports.
+    Bridge,
+}
+
+/// What names a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+}
+
+/// All the tables of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// By family and name.
+    pub tables: BTreeMap<TableId, Table>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Chains by name.
+    pub chains: BTreeMap<String, Chain>,
+    /// Sets and maps by name (one name space in the kernel).
+    pub sets: BTreeMap<String, Set>,
+    /// Named counters, with their comments.
+    pub counters: BTreeMap<String, Counter>,
+}
+
+/// A named counter object; its values are the kernel's and no part of a ruleset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Which rule or drop it counts; create-time only.
+    pub comment: String,
+}
+
+/// A chain; base chains have a hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where packets enter; `None` for a chain that only verdicts lead to. Policy accept.
+    pub hook: Option<BaseHook>,
+    /// What it is for; empty for none; create-time only.
+    pub comment: String,
+    /// In order.
+    pub rules: Vec<Rule>,
+}
+
+/// Hook and priority of a base chain of type filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BaseHook {
+    /// The hook.
+    pub hook: Hook,
+    /// The priority, smaller first (inet: `filter` is 0; bridge: `filter` is -200).
+    pub priority: i32,
+}
+
+/// Netfilter hooks in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Before the routing or forwarding decision.
+    Prerouting,
+    /// To this node.
+    Input,
+    /// Through this node.
+    Forward,
+    /// From this node.
+    Output,
+}
+
+/// A rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Matches and statements, in order.
+    pub exprs: Vec<Expr>,
+    /// Whom it serves; empty for none. May change with the rule.
+    pub comment: String,
+}
+
+/// A match or a statement of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// `ct mark & mask == value` (`!=` when negated).
+    CtMark {
+        /// Bits looked at.
+        mask: u32,
+        /// What they must be.
+        value: u32,
+        /// `!=` instead of `==`.
+        negated: bool,
+    },
+    /// `ct direction original` or `reply`.
+    CtDirection(CtDirection),
+    /// `ct state related`.
+    CtStateRelated,
+    /// `field == value` (`!=` when negated): `meta l4proto tcp`, `ether type != ip`, `tcp dport 80`.
+    Compare {
+        /// What is compared.
+        field: Field,
+        /// With what.
+        value: Value,
+        /// `!=` instead of `==`.
+        negated: bool,
+    },
+    /// `field first-last`, both included: `tcp dport 8000-9000`.
+    Range {
+        /// What is compared.
+        field: Field,
+        /// Smallest value.
+        first: Value,
+        /// Largest value.
+        last: Value,
+    },
+    /// `field prefix/len`: `ip6 saddr fe80::/10`.
+    Prefix {
+        /// An address field.
+        field: Field,
+        /// The prefix.
+        prefix: ipnetwork::IpNetwork,
+    },
+    /// `key . key @set`.
+    Lookup {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// A set of the same table.
+        set: String,
+    },
+    /// `key vmap @map`: the verdict of the element; nothing when there is none.
+    Vmap {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// A verdict map of the same table.
+        map: String,
+    },
+    /// `counter name "..."`.
+    Counter(String),
+    /// `counter name ct mark & mask map @map`: the counter object of the element; ends the rule when there is none.
+    CounterMap {
+        /// Bits of the mark that are the key.
+        mask: u32,
+        /// A map from mark to counter of the same table.
+        map: String,
+    },
+    /// `ct mark set ct mark & keep | value`; `value` has no bit of `keep`.
+    SetCtMark {
+        /// Bits that stay.
+        keep: u32,
+        /// Bits that are set.
+        value: u32,
+    },
+    /// `limit rate N/second burst M packets`.
+    Limit {
+        /// Packets a second.
+        rate: u64,
+        /// Packets above the rate that pass at once.
+        burst: u32,
+    },
+    /// `log prefix "..." group N snaplen M`.
+    Log {
+        /// Prefix, empty for none.
+        prefix: String,
+        /// NFLOG group.
+        group: u16,
+        /// Bytes of the packet that are copied; 0 for none given.
+        snaplen: u32,
+    },
+    /// `accept`, `drop`, `return`, `jump x`, `goto x`.
+    Verdict(Verdict),
+    /// What was read back and is nothing this crate makes: libnftnl's own text of it.
+    Foreign(String),
+}
+
+/// Directions of conntrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CtDirection {
+    /// As the first packet went.
+    Original,
+    /// The way back.
+    Reply,
+}
+
+/// What a packet is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// `ip saddr`; in inet tables a packet of the other family does not match.
+    IpSaddr,
+    /// `ip daddr`.
+    IpDaddr,
+    /// `ip6 saddr`.
+    Ip6Saddr,
+    /// `ip6 daddr`.
+    Ip6Daddr,
+    /// `meta l4proto`.
+    L4Proto,
+    /// `tcp dport`: the protocol is part of the match.
+    TcpDport,
+    /// `udp dport`.
+    UdpDport,
+    /// `sctp dport`.
+    SctpDport,
+    /// `th dport`: the two bytes at the transport header's offset 2, behind a protocol that has ports there.
+    ThDport,
+    /// `icmpv6 type`: the protocol is part of the match.
+    Icmpv6Type,
+    /// `iifname`; in the bridge family the port a frame came in by.
+    Iifname,
+    /// `ether type` of the frame's header, not of what is inside a tag.
+    EtherType,
+    /// `fib daddr . iif type`: what kind of address the destination is on the interface the packet came in by.
+    FibDaddrIifType,
+}
+
+/// A value of a field or of an element's key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// An IPv4 address (`ipv4_addr`).
+    V4(Ipv4Addr),
+    /// An IPv6 address (`ipv6_addr`).
+    V6(Ipv6Addr),
+    /// An IP protocol number (`inet_proto`).
+    Proto(u8),
+    /// A port (`inet_service`).
+    Port(u16),
+    /// An interface's name (`ifname`).
+    Ifname(String),
+    /// A packet mark (`mark`).
+    Mark(u32),
+    /// An ICMPv6 type (`icmpv6_type`).
+    Icmpv6Type(u8),
+    /// An Ethernet protocol (`ether_type`).
+    EtherType(u16),
+    /// A routing type (`fib_addrtype`), RTN_* of linux/rtnetlink.h.
+    AddrType(u32),
+}
+
+/// The types a set's key can be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyType {
+    /// `ipv4_addr`.
+    Ipv4Addr,
+    /// `ipv6_addr`.
+    Ipv6Addr,
+    /// `inet_proto`.
+    InetProto,
+    /// `inet_service`.
+    InetService,
+    /// `ifname`.
+    Ifname,
+    /// `mark`.
+    Mark,
+    /// `icmpv6_type`.
+    Icmpv6Type,
+}
+
+/// What a set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetKind {
+    /// A set.
+    Set,
+    /// A map to verdicts.
+    VerdictMap,
+    /// A map to named counters.
+    CounterMap,
+}
+
+/// A set or a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Set, verdict map or counter map; create-time only.
+    pub kind: SetKind,
+    /// The types of the (concatenated) key; create-time only.
+    pub key: Vec<KeyType>,
+    /// Elements are intervals (`flags interval`), of a key of one type; create-time only.
+    pub interval: bool,
+    /// What it holds; empty for none; create-time only.
+    pub comment: String,
+    /// Its elements. Those of an interval set do not overlap and do not touch.
+    pub elements: BTreeMap<Element, Datum>,
+}
+
+/// The key of an element.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// One value for each type of the key.
+    Key(Vec<Value>),
+    /// From the first to the last, both included (interval sets only; one value is a range of itself).
+    Range(Value, Value),
+}
+
+/// What an element leads to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Datum {
+    /// Nothing: the element of a set.
+    None,
+    /// A verdict.
+    Verdict(Verdict),
+    /// A named counter of the same table.
+    Counter(String),
+}
+
+/// What a rule or an element decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Ends this base chain; later base chains still see the packet.
+    Accept,
+    /// Ends the packet.
+    Drop,
+    /// Back to behind the last jump.
+    Return,
+    /// Into a chain, and back.
+    Jump(String),
+    /// Into a chain, and back to where this chain would return.
+    Goto(String),
+}
+
+/// One operation on the kernel's tables; a transaction is a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The table it works on.
+    pub table: TableId,
+    /// What it does there.
+    pub kind: OpKind,
+}
+
+/// What an operation does. Additions of tables, chains, sets and counters that exist with the same properties change
+/// nothing; deletions of what does not exist are refused, as in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpKind {
+    /// `add table`.
+    AddTable,
+    /// `delete table` with everything in it.
+    DeleteTable,
+    /// `add chain`, without rules.
+    AddChain {
+        /// Its name.
+        name: String,
+        /// Its hook, for a base chain.
+        hook: Option<BaseHook>,
+        /// Its comment.
+        comment: String,
+    },
+    /// `delete chain`; its rules go with it when a [`OpKind::FlushChain`] came before.
+    DeleteChain(String),
+    /// `flush chain`.
+    FlushChain(String),
+    /// `add rule` at the end of a chain.
+    AddRule {
+        /// The chain.
+        chain: String,
+        /// The rule.
+        rule: Rule,
+    },
+    /// `add set` or `add map`; the elements in `set` are ignored.
+    AddSet {
+        /// Its name.
+        name: String,
+        /// Its properties.
+        set: Set,
+    },
+    /// `delete set`.
+    DeleteSet(String),
+    /// `add element`; an element that exists with the same datum changes nothing, with another it is refused.
+    AddElements {
+        /// The set.
+        set: String,
+        /// What is added.
+        elements: BTreeMap<Element, Datum>,
+    },
+    /// `delete element`.
+    DeleteElements {
+        /// The set.
+        set: String,
+        /// What is deleted (keys and data as they stand).
+        elements: BTreeMap<Element, Datum>,
+    },
+    /// `add counter`, starting at these values.
+    AddCounter {
+        /// Its name.
+        name: String,
+        /// Its comment.
+        comment: String,
+        /// Packets and bytes it starts with.
+        start: CounterValue,
+    },
+    /// `delete counter`.
+    DeleteCounter(String),
+}
+
+/// The values of a counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CounterValue {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
