@@ -8,7 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::effective::{Effective, RuleIdentity};
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Family, Ruleset, TableId};
+
+mod base;
+mod pod;
+mod sets;
+
+/// Bits of ct mark that hold the generation. Bits 23 to 12 and 11 to 0 are kept for the ids of the deciding egress and
+/// ingress rule; nothing writes them yet.
+pub const GENERATION_MASK: u32 = 0xff00_0000;
+
+/// The generation's lowest bit.
+const GENERATION_SHIFT: u32 = 24;
+
+/// The mark, under [`GENERATION_MASK`], of a flow that policy denied after it was established.
+pub const DENIED_MARK: u32 = 0xff00_0000;
 
 /// Which of the two names the daemon's tables have: a second table takes over where the first cannot be changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +32,38 @@ pub enum Slot {
     A,
     /// `flatfell-1b`.
     B,
+}
+
+impl Slot {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    /// The name of its tables. The number is the layout's: user data cannot change in place, so another layout is
+    /// another table.
+    pub const fn table_name(self) -> &'static str {
+        match self {
+            Self::A => "flatfell-1a",
+            Self::B => "flatfell-1b",
+        }
+    }
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// The table that judges packets.
+    pub fn inet(self) -> TableId {
+        TableId { family: Family::Inet, name: self.table_name().to_owned() }
+    }
+
+    /// The table that guards bridge ports.
+    pub fn bridge(self) -> TableId {
+        TableId { family: Family::Bridge, name: self.table_name().to_owned() }
+    }
 }
 
 /// The number of the current policy in the ct marks of judged flows: 1 to 254; 0 is "not judged", 255 "denied".
@@ -41,6 +87,11 @@ impl Generation {
     /// The one behind it; 1 follows 254.
     pub const fn next(self) -> Self {
         if self.0 == u8::MAX - 1 { Self::FIRST } else { Self(self.0 + 1) }
+    }
+
+    /// Its place in a ct mark.
+    pub fn mark(self) -> u32 {
+        u32::from(self.0) << GENERATION_SHIFT
     }
 }
 
@@ -123,4 +174,36 @@ pub enum Guard {
     Frame,
     /// Replies of flows that were denied.
     DeniedReply,
+}
+
+impl Guard {
+    /// The word in metrics and comments.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::RouterAdvertisement => "router-advertisement",
+            Self::LinkLocal => "link-local",
+            Self::Multicast => "multicast",
+            Self::Frame => "frame",
+            Self::DeniedReply => "denied-reply",
+        }
+    }
+}
+
+/// The ruleset of a node.
+pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
+    let mut inet = sets::Builder::default();
+    base::add_sets(&mut inet, layout);
+    for pod in &effective.pods {
+        pod::add(&mut inet, effective, pod);
+    }
+    base::add_chains(&mut inet, effective, layout);
+    let (inet, mut counters) = inet.finish();
+    let mut bridge = sets::Builder::default();
+    base::add_frame_guard(&mut bridge, layout);
+    let (bridge, guard_counters) = bridge.finish();
+    counters.extend(guard_counters);
+    Compiled {
+        ruleset: Ruleset { tables: [(layout.slot.inet(), inet), (layout.slot.bridge(), bridge)].into() },
+        counters,
+    }
 }

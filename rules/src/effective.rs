@@ -5,6 +5,7 @@
 //! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -98,6 +99,13 @@ pub struct RuleIdentity {
     pub occurrence: usize,
 }
 
+impl RuleIdentity {
+    /// All of it as one text, for names and hashes.
+    pub fn text(&self) -> String {
+        format!("{} {} {} #{}", self.policy, self.direction, self.content, self.occurrence)
+    }
+}
+
 /// One alternative of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuleMatch {
@@ -157,4 +165,19 @@ pub struct EndpointKey {
     pub protocol: Protocol,
     /// Its name.
     pub port: String,
+}
+
+/// The canonical text, for comments and identities.
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of ", self.protocol.name(), self.port)?;
+        match &self.peer {
+            PeerMatch::Any => f.write_str("all pods"),
+            PeerMatch::Pods(pods) => write!(f, "{pods}"),
+            PeerMatch::Blocks(blocks) => {
+                let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+                write!(f, "pods within {}", blocks.join(", "))
+            }
+        }
+    }
 }

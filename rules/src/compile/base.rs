@@ -1,0 +1,236 @@
+//! The base chains: where packets enter, in which order they are asked what, and where the ways round policy end.
+//!
+//! ```text
+//!  priority   forward                              input                    output
+//!  -200       conntrack
+//!  -100       DNAT (kube-proxy)
+//!   -10       flatfell: pod to pod, in and out     pod to its own node      replies of denied flows
+//!     0       iptables FORWARD (Flannel, kube-proxy)
+//!   100       masquerade
+//! ```
+//!
+//! In: [`Effective`] and [`Layout`]. Out: the base chains, their fixed sets and the guards of a [`Builder`]. What always holds: a flow
+//! that the current generation judged is accepted by the first rule; every other packet of a flow's own direction is
+//! judged.
+
+use super::pod::dispatch_map;
+use super::sets::{Builder, Ip};
+use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK, Guard, Layout};
+use crate::effective::{Effective, Fallback};
+use crate::policy::Direction;
+use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
+
+/// Behind conntrack and DNAT, before iptables' FORWARD: `filter - 10`.
+const PRIORITY: i32 = -10;
+
+/// `filter` of the bridge family.
+const BRIDGE_PRIORITY: i32 = -200;
+
+/// The chain that judges what comes from a pod bridge before any policy.
+const BRIDGED: &str = "bridged";
+
+const ETHER_TYPES: [u16; 3] = [0x0800, 0x86dd, 0x0806];
+
+/// ICMPv6 types (RFC 4861, RFC 2710, RFC 3810): neighbour discovery and multicast listeners live on these.
+const DISCOVERY: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const REDIRECT: u8 = 137;
+
+/// Routing types of linux/rtnetlink.h that reach more than one interface: RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST.
+const MULTIPLE: [u32; 3] = [3, 4, 5];
+
+impl Builder {
+    /// Says that an address is a local pod's.
+    pub(super) fn local_pod(&mut self, address: std::net::IpAddr) {
+        self.element(&pods(Ip::of(address)), super::sets::address(address), Datum::None);
+    }
+}
+
+fn pods(ip: Ip) -> String {
+    format!("pods{}", ip.digit())
+}
+
+/// The fixed sets and maps, which the pods' elements go into.
+pub(super) fn add_sets(table: &mut Builder, layout: &Layout) {
+    for ip in Ip::BOTH {
+        let key = || vec![ip.key_type()];
+        table.fixed(&pods(ip), SetKind::Set, key(), "addresses of local pods");
+        for direction in Direction::BOTH {
+            let comment = format!("local pods isolated for {direction}");
+            table.fixed(&dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
+        }
+    }
+    table.fixed("bridges", SetKind::Set, vec![KeyType::Ifname], "bridges that carry pods");
+    for bridge in &layout.bridges {
+        table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);
+    }
+    table.fixed("discovery", SetKind::Set, vec![KeyType::Icmpv6Type], "neighbour discovery and multicast listeners");
+    for kind in DISCOVERY {
+        table.element("discovery", Value::Icmpv6Type(kind), Datum::None);
+    }
+}
+
+/// The base chains and the guards.
+pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &Layout) {
+    let closed = effective
+        .pods
+        .iter()
+        .any(|pod| Direction::BOTH.into_iter().any(|direction| pod.isolation(direction).default == Fallback::Deny));
+    let bridged = bridged(table, closed);
+    table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
+    let forward = forward(table, layout, closed);
+    let input = input(table, layout);
+    let output = vec![denied_reply(table)];
+    for (hook, name, rules, comment) in [
+        (Hook::Forward, "forward", forward, "between pods, and between pods and the world"),
+        (Hook::Input, "input", input, "from pods to their own node"),
+        (Hook::Output, "output", output, "from the node to its pods: never judged"),
+    ] {
+        let hook = Some(BaseHook { hook, priority: PRIORITY });
+        table.chain(name, Chain { hook, comment: comment.to_owned(), rules });
+    }
+}
+
+/// The chain at the bridges' ports: only IP and ARP, without tags (a tagged frame passes by every inet hook).
+pub(super) fn add_frame_guard(table: &mut Builder, layout: &Layout) {
+    table.fixed("ports", SetKind::Set, vec![KeyType::Ifname], "ports of bridges that carry pods");
+    for port in &layout.ports {
+        table.element("ports", Value::Ifname(port.clone()), Datum::None);
+    }
+    let counter = guard(table, Guard::Frame);
+    let mut exprs: Vec<Expr> = ETHER_TYPES
+        .iter()
+        .map(|kind| Expr::Compare { field: Field::EtherType, value: Value::EtherType(*kind), negated: true })
+        .collect();
+    exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".to_owned() });
+    exprs.extend([Expr::Counter(counter), Expr::Verdict(Verdict::Drop)]);
+    let rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
+    let hook = Some(BaseHook { hook: Hook::Prerouting, priority: BRIDGE_PRIORITY });
+    table.chain("frames", Chain { hook, comment: "frames from pods".to_owned(), rules });
+}
+
+fn rule(exprs: Vec<Expr>, comment: &str) -> Rule {
+    Rule { exprs, comment: comment.to_owned() }
+}
+
+fn verdict(verdict: Verdict) -> Expr {
+    Expr::Verdict(verdict)
+}
+
+/// The counter of a guard.
+fn guard(table: &mut Builder, guard: Guard) -> String {
+    let word = guard.word();
+    table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
+}
+
+/// What every hook asks first.
+fn head(table: &mut Builder, layout: &Layout) -> Vec<Rule> {
+    let judged = Expr::CtMark { mask: GENERATION_MASK, value: layout.generation.mark(), negated: false };
+    let mut rules = vec![
+        rule(vec![judged, verdict(Verdict::Accept)], "judged by the current policy"),
+        denied_reply(table),
+        rule(vec![Expr::CtDirection(CtDirection::Reply), verdict(Verdict::Accept)], "replies"),
+    ];
+    // Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
+    for protocol in [1, 58] {
+        let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
+        rules.push(rule(vec![Expr::CtStateRelated, l4proto, verdict(Verdict::Accept)], "errors about a flow"));
+    }
+    rules.push(rule(
+        vec![
+            Expr::Lookup { key: vec![Field::Iifname], set: "bridges".to_owned() },
+            verdict(Verdict::Jump(BRIDGED.to_owned())),
+        ],
+        "",
+    ));
+    rules
+}
+
+fn denied_reply(table: &mut Builder) -> Rule {
+    let exprs = vec![
+        Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false },
+        Expr::CtDirection(CtDirection::Reply),
+        Expr::Counter(guard(table, Guard::DeniedReply)),
+        verdict(Verdict::Drop),
+    ];
+    rule(exprs, "replies of denied flows")
+}
+
+fn forward(table: &mut Builder, layout: &Layout, closed: bool) -> Vec<Rule> {
+    let mut rules = head(table, layout);
+    if closed {
+        rules.extend(MULTIPLE.iter().map(|kind| {
+            let exprs = vec![
+                Expr::Lookup { key: vec![Field::Iifname], set: "bridges".to_owned() },
+                Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(*kind), negated: false },
+                Expr::Counter(guard(table, Guard::Multicast)),
+                verdict(Verdict::Drop),
+            ];
+            rule(exprs, "reaches pods without naming them")
+        }));
+    }
+    rules.extend(dispatch(Direction::Egress));
+    rules.extend(dispatch(Direction::Ingress));
+    rules.extend(stamp(layout, [Field::IpSaddr, Field::Ip6Saddr]));
+    rules.extend(stamp(layout, [Field::IpDaddr, Field::Ip6Daddr]));
+    rules
+}
+
+fn input(table: &mut Builder, layout: &Layout) -> Vec<Rule> {
+    let mut rules = head(table, layout);
+    if layout.own_node_egress {
+        rules.extend(dispatch(Direction::Egress));
+    }
+    rules.extend(stamp(layout, [Field::IpSaddr, Field::Ip6Saddr]));
+    rules
+}
+
+/// Into the chain of the pod whose address it is; an allow returns to behind this.
+fn dispatch(direction: Direction) -> [Rule; 2] {
+    let fields = match direction {
+        Direction::Egress => [Field::IpSaddr, Field::Ip6Saddr],
+        Direction::Ingress => [Field::IpDaddr, Field::Ip6Daddr],
+    };
+    [(fields[0], Ip::V4), (fields[1], Ip::V6)]
+        .map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(direction, ip) }], ""))
+}
+
+/// Stamps what policy let through, if it has an end in this node's pods: others use ct mark too.
+fn stamp(layout: &Layout, fields: [Field; 2]) -> [Rule; 2] {
+    [(fields[0], Ip::V4), (fields[1], Ip::V6)].map(|(field, ip)| {
+        let exprs = vec![
+            Expr::Lookup { key: vec![field], set: pods(ip) },
+            Expr::SetCtMark { keep: !GENERATION_MASK, value: layout.generation.mark() },
+            verdict(Verdict::Accept),
+        ];
+        rule(exprs, "judged")
+    })
+}
+
+/// What a pod bridge may carry beside policy: discovery, and nothing that names no pod.
+fn bridged(table: &mut Builder, closed: bool) -> Vec<Rule> {
+    let icmpv6 = |kind| Expr::Compare { field: Field::Icmpv6Type, value: Value::Icmpv6Type(kind), negated: false };
+    let drop = |table: &mut Builder, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
+    let mut rules = Vec::new();
+    for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
+        let mut exprs = vec![icmpv6(kind)];
+        exprs.extend(drop(table, Guard::RouterAdvertisement));
+        rules.push(rule(exprs, "no pod is a router"));
+    }
+    let discovery = Expr::Lookup { key: vec![Field::Icmpv6Type], set: "discovery".to_owned() };
+    rules.push(rule(vec![discovery, verdict(Verdict::Accept)], "IPv6 lives on it"));
+    if closed {
+        for field in [Field::Ip6Saddr, Field::Ip6Daddr] {
+            let mut exprs = vec![Expr::Prefix { field, prefix: link_local() }];
+            exprs.extend(drop(table, Guard::LinkLocal));
+            rules.push(rule(exprs, "passes by every address of a pod"));
+        }
+    }
+    rules
+}
+
+/// fe80::/10 (RFC 4291, section 2.5.6).
+fn link_local() -> ipnetwork::IpNetwork {
+    let network = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+    ipnetwork::IpNetwork::V6(ipnetwork::Ipv6Network::new_checked(network, 10).unwrap_or_else(|| network.into()))
+}

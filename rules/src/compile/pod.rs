@@ -1,0 +1,260 @@
+//! The chains of one pod: what its egress and its ingress allow.
+//!
+//! In: [`EffectivePod`]. Out: for each direction that is not open a chain, and the elements of the verdict maps that lead to
+//! it. What always holds: a rule that allows says `return`, which leads back to the base chain that dispatched, so an
+//! egress allow goes on to the destination's ingress and never ends the evaluation; the last rule drops. A tier is a
+//! chain; Pass and the end of a tier go to the next tier's chain.
+
+use std::net::IpAddr;
+
+use super::sets::{Builder, Ip, address};
+use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK};
+use crate::effective::{
+    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
+};
+use crate::names;
+use crate::object::Protocol;
+use crate::policy::{Action, Direction, Tier};
+use crate::ruleset::{Chain, Datum, Expr, Field, Rule, Value, Verdict};
+
+/// Adds both directions of a pod.
+pub(super) fn add(table: &mut Builder, effective: &Effective, pod: &EffectivePod) {
+    for address in &pod.addresses {
+        table.local_pod(*address);
+    }
+    for direction in Direction::BOTH {
+        if pod.isolation(direction).default != Fallback::Open || !pod.isolation(direction).rules.is_empty() {
+            PodChains { table, effective, pod, direction }.add();
+        }
+    }
+}
+
+/// The verdict map that leads to the chains of a direction, for one family.
+pub(super) fn dispatch_map(direction: Direction, ip: Ip) -> String {
+    format!("{}{}", direction.word(), ip.digit())
+}
+
+/// One direction of one pod.
+struct PodChains<'a> {
+    table: &'a mut Builder,
+    effective: &'a Effective,
+    pod: &'a EffectivePod,
+    direction: Direction,
+}
+
+impl PodChains<'_> {
+    fn add(mut self) {
+        let isolation = self.pod.isolation(self.direction);
+        let tiers = tiers(isolation);
+        for (position, tier) in tiers.iter().enumerate() {
+            let next = tiers.get(position + 1).map(|tier| self.chain_name(*tier, &tiers));
+            let mut rules = self.tier(*tier, isolation, next.as_deref());
+            // The end of a tier that has a successor; behind a drop it would never be reached.
+            if let Some(next) = next
+                && !(*tier == Tier::NetworkPolicy && isolation.default == Fallback::Deny)
+            {
+                rules.push(Rule { exprs: vec![Expr::Verdict(Verdict::Goto(next))], ..Rule::default() });
+            }
+            let name = self.chain_name(*tier, &tiers);
+            let comment = names::comment(&format!("{} of pod {}", self.direction, self.pod.name));
+            self.table.chain(&name, Chain { hook: None, comment, rules });
+        }
+        let Some(first) = tiers.first() else { return };
+        let chain = self.chain_name(*first, &tiers);
+        for ip in &self.pod.addresses {
+            let map = dispatch_map(self.direction, Ip::of(*ip));
+            self.table.element(&map, address(*ip), Datum::Verdict(Verdict::Jump(chain.clone())));
+        }
+    }
+
+    /// The chain of a tier: the first one has the pod's stable name.
+    fn chain_name(&self, tier: Tier, tiers: &[Tier]) -> String {
+        let pod = self.pod.name.to_string();
+        let kind = match tier {
+            _ if tiers.first() == Some(&tier) => self.direction.word().to_owned(),
+            Tier::Admin => format!("{}-admin", self.direction),
+            Tier::NetworkPolicy => format!("{}-policy", self.direction),
+            Tier::Baseline => format!("{}-baseline", self.direction),
+        };
+        names::name(&kind, &pod, &pod)
+    }
+
+    fn tier(&mut self, tier: Tier, isolation: &Isolation, next: Option<&str>) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let network_policy = tier == Tier::NetworkPolicy && isolation.default != Fallback::Open;
+        if network_policy {
+            rules.extend(self.pod.addresses.iter().map(|address| self.reaches_itself(*address)));
+        }
+        for rule in isolation.rules.iter().filter(|rule| rule.tier == tier) {
+            self.rule(rule, next, &mut rules);
+        }
+        if network_policy {
+            self.end(isolation.default, &mut rules);
+        }
+        rules
+    }
+
+    /// A pod can always reach itself, by each of its addresses and through its own Service.
+    fn reaches_itself(&self, own: IpAddr) -> Rule {
+        let field = peer_field(self.direction, Ip::of(own));
+        Rule {
+            exprs: vec![Expr::Compare { field, value: address(own), negated: false }, Expr::Verdict(Verdict::Return)],
+            comment: "itself".to_owned(),
+        }
+    }
+
+    /// What no rule decided.
+    fn end(&mut self, default: Fallback, rules: &mut Vec<Rule>) {
+        if default == Fallback::Deny {
+            let [stamp, drop] = self.deny(&[], &[]);
+            rules.extend([stamp, drop]);
+            return;
+        }
+        let meaning = CounterMeaning::WouldDrop { pod: self.pod.name.clone(), direction: self.direction };
+        let counter = self.pod_counter("would-drop", meaning);
+        rules.push(Rule { exprs: vec![Expr::Counter(counter)], comment: "audit: would drop".to_owned() });
+    }
+
+    /// Stamps the flow, so that the way back of a running connection stops too, then counts and drops. Two rules: a
+    /// packet that conntrack does not know ends the one that reads its mark.
+    fn deny(&mut self, matches: &[Expr], counters: &[Expr]) -> [Rule; 2] {
+        let meaning = CounterMeaning::Dropped { pod: self.pod.name.clone(), direction: self.direction };
+        let counter = Expr::Counter(self.pod_counter("drop", meaning));
+        let stamp = Expr::SetCtMark { keep: !GENERATION_MASK, value: DENIED_MARK };
+        let drop = [matches, counters, &[counter, Expr::Verdict(Verdict::Drop)]].concat();
+        [
+            Rule { exprs: [matches, &[stamp]].concat(), comment: "denied".to_owned() },
+            Rule { exprs: drop, comment: String::new() },
+        ]
+    }
+
+    fn pod_counter(&mut self, kind: &str, meaning: CounterMeaning) -> String {
+        let pod = self.pod.name.to_string();
+        let kind = format!("{kind}-{}", self.direction);
+        self.table.counter((&kind, &pod, &pod), &format!("{kind} of pod {pod}"), meaning)
+    }
+
+    /// One rule of policy: as many rules of the chain as it has alternatives and families, one counter for all.
+    fn rule(&mut self, rule: &EffectiveRule, next: Option<&str>, rules: &mut Vec<Rule>) {
+        let counter = Expr::Counter(self.rule_counter(rule));
+        for matches in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
+            let verdict = match (rule.action, next) {
+                (Action::Deny, _) => {
+                    rules.extend(self.deny(&matches, std::slice::from_ref(&counter)));
+                    continue;
+                }
+                (Action::Pass, Some(next)) => Verdict::Goto(next.to_owned()),
+                (Action::Pass, None) | (Action::Accept, _) => Verdict::Return,
+            };
+            let exprs = [matches, vec![counter.clone(), Expr::Verdict(verdict)]].concat();
+            rules.push(Rule { exprs, comment: String::new() });
+        }
+    }
+
+    fn rule_counter(&mut self, rule: &EffectiveRule) -> String {
+        let meaning = CounterMeaning::Rule { identity: rule.identity.clone(), index: rule.index, action: rule.action };
+        let policy = rule.identity.policy.to_string();
+        let text = format!("{} {}", rule.identity.direction, rule.identity.content);
+        self.table.counter(("rule", &rule.identity.text(), &policy), &text, meaning)
+    }
+
+    /// The matches of one alternative: one list for each rule of the chain it takes.
+    fn alternative(&mut self, alternative: &RuleMatch) -> Vec<Vec<Expr>> {
+        match alternative {
+            RuleMatch::Peer(peer, port) => {
+                let port = self.port(port);
+                let mut peers = self.peer(peer);
+                for exprs in &mut peers {
+                    exprs.extend(port.iter().cloned());
+                }
+                peers
+            }
+            RuleMatch::Endpoint(endpoint) => self.endpoint(endpoint),
+        }
+    }
+
+    /// The families the pod has addresses of: it has no packets of another.
+    fn families(&self) -> Vec<Ip> {
+        Ip::BOTH.into_iter().filter(|ip| self.pod.addresses.iter().any(|address| Ip::of(*address) == *ip)).collect()
+    }
+
+    fn peer(&mut self, peer: &PeerMatch) -> Vec<Vec<Expr>> {
+        if *peer == PeerMatch::Any {
+            return vec![Vec::new()];
+        }
+        let mut lookups = Vec::new();
+        for ip in self.families() {
+            let set = match peer {
+                PeerMatch::Any => None,
+                PeerMatch::Pods(pods) => self
+                    .effective
+                    .peers
+                    .get(pods)
+                    .map(|addresses| self.table.addresses(ip, &pods.to_string(), addresses)),
+                PeerMatch::Blocks(blocks) => self.table.blocks(ip, blocks),
+            };
+            lookups.extend(set.map(|set| vec![Expr::Lookup { key: vec![peer_field(self.direction, ip)], set }]));
+        }
+        lookups
+    }
+
+    fn port(&mut self, port: &PortMatch) -> Vec<Expr> {
+        match port {
+            PortMatch::Any => Vec::new(),
+            PortMatch::All(protocol) => {
+                let value = Value::Proto(protocol.number());
+                vec![Expr::Compare { field: Field::L4Proto, value, negated: false }]
+            }
+            PortMatch::Ranges(protocol, ranges) => {
+                let field = port_field(*protocol);
+                vec![match ranges.as_slice() {
+                    [one] if one.start() == one.end() => {
+                        Expr::Compare { field, value: Value::Port(*one.start()), negated: false }
+                    }
+                    [one] => Expr::Range { field, first: Value::Port(*one.start()), last: Value::Port(*one.end()) },
+                    several => Expr::Lookup { key: vec![field], set: self.table.ports(several) },
+                }]
+            }
+        }
+    }
+
+    fn endpoint(&mut self, endpoint: &EndpointKey) -> Vec<Vec<Expr>> {
+        let Some(endpoints) = self.effective.endpoints.get(endpoint) else { return Vec::new() };
+        let mut lookups = Vec::new();
+        for ip in self.families() {
+            let set = self.table.endpoints(ip, &endpoint.to_string(), endpoints);
+            let key = vec![peer_field(self.direction, ip), Field::L4Proto, Field::ThDport];
+            lookups.push(vec![Expr::Lookup { key, set }]);
+        }
+        lookups
+    }
+}
+
+/// The tiers that have something to say, in order.
+fn tiers(isolation: &Isolation) -> Vec<Tier> {
+    [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline]
+        .into_iter()
+        .filter(|tier| {
+            *tier == Tier::NetworkPolicy && isolation.default != Fallback::Open
+                || isolation.rules.iter().any(|rule| rule.tier == *tier)
+        })
+        .collect()
+}
+
+/// The address of the other side.
+fn peer_field(direction: Direction, ip: Ip) -> Field {
+    match (direction, ip) {
+        (Direction::Ingress, Ip::V4) => Field::IpSaddr,
+        (Direction::Ingress, Ip::V6) => Field::Ip6Saddr,
+        (Direction::Egress, Ip::V4) => Field::IpDaddr,
+        (Direction::Egress, Ip::V6) => Field::Ip6Daddr,
+    }
+}
+
+fn port_field(protocol: Protocol) -> Field {
+    match protocol {
+        Protocol::Tcp => Field::TcpDport,
+        Protocol::Udp => Field::UdpDport,
+        Protocol::Sctp => Field::SctpDport,
+    }
+}
