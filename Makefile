@@ -1,0 +1,37 @@
+# Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
+.PHONY: demo test deps lint unit kernel mutants bench clean
+
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps
+
+demo: deps
+	cargo build --quiet --workspace --bins
+	./target/debug/demo
+
+test: deps lint unit kernel
+
+# What the build and the lab need, by apt; nothing is done when all of it is there.
+deps:
+	@./integration/deps.sh $(APT)
+
+lint:
+	cargo fmt --check
+	cargo clippy --quiet --workspace --all-targets
+
+# Everything that runs without the kernel's help.
+unit:
+	cargo test --package flatfell-rules --features sim
+
+# Real netlink, real packets: in network namespaces of the tests' own.
+kernel:
+	cargo test --package flatfell --package flatfell-integration --package flatfell-bench
+
+# A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
+mutants: deps
+	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
+	./integration/mutants.sh 300
+
+bench: deps
+	cargo bench --package flatfell-bench
+
+clean:
+	cargo clean
