@@ -21,6 +21,9 @@ pub const GENERATION_MASK: u32 = 0xff00_0000;
 /// The generation's lowest bit.
 const GENERATION_SHIFT: u32 = 24;
 
+/// The set of the inet table whose one element is the current generation's mark: for whoever takes the table over.
+pub const GENERATION_SET: &str = "generation";
+
 /// The mark, under [`GENERATION_MASK`], of a flow that policy denied after it was established.
 pub const DENIED_MARK: u32 = 0xff00_0000;
 
@@ -92,6 +95,11 @@ impl Generation {
     /// Its place in a ct mark.
     pub fn mark(self) -> u32 {
         u32::from(self.0) << GENERATION_SHIFT
+    }
+
+    /// The generation in a ct mark, if there is one.
+    pub const fn from_mark(mark: u32) -> Option<Self> {
+        Self::new(mark.to_be_bytes()[0])
     }
 }
 

@@ -15,7 +15,7 @@
 
 use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
-use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK, Guard, Layout};
+use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK, GENERATION_SET, Guard, Layout};
 use crate::effective::{Effective, Fallback};
 use crate::policy::Direction;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
@@ -60,6 +60,8 @@ pub(super) fn add_sets(table: &mut Builder, layout: &Layout) {
             table.fixed(&dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
         }
     }
+    table.fixed(GENERATION_SET, SetKind::Set, vec![KeyType::Mark], "the current generation of ct mark");
+    table.element(GENERATION_SET, Value::Mark(layout.generation.mark()), Datum::None);
     table.fixed("bridges", SetKind::Set, vec![KeyType::Ifname], "bridges that carry pods");
     for bridge in &layout.bridges {
         table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);

@@ -1,0 +1,182 @@
+//! The engine: holds the kernel to what policy says, on a thread of its own.
+//!
+//! In: [`Effective`] values, latest wins. Out: the kernel's tables, bridge flags and conntrack marks; a status, counters,
+//! and the addresses whose interface is gone. What always holds: rules are in place from the first commit until
+//! [`cleanup`], whatever happens to the process; one daemon a network namespace.
+
+mod reconcile;
+mod status;
+mod sweep;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flatfell_rules::compile::{CounterMeaning, Slot};
+use flatfell_rules::diff::plan;
+use flatfell_rules::effective::Effective;
+use flatfell_rules::ruleset::{CounterValue, Ruleset};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::kernel::{CommitError, Kernel, KernelError};
+use crate::links::LinkError;
+use crate::lock::{Lock, LockError};
+
+pub use status::{EngineStatus, Histogram, TransactionStats};
+
+/// How long a question to the engine's thread may take before it counts as hung.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the engine is told at its start.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Whether pods are held to their egress rules towards their own node.
+    pub own_node_egress: bool,
+    /// Whether running connections that policy forbids are cut.
+    pub cut_established: bool,
+    /// The bridges that carry pods; none: found by the pods' addresses.
+    pub pod_bridges: Vec<String>,
+}
+
+/// Why the engine cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Another daemon enforces in this network namespace, or the lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A socket to the kernel's firewall.
+    #[error("nftables")]
+    Kernel(#[from] KernelError),
+    /// A transaction that was refused.
+    #[error("nftables transaction")]
+    Commit(#[from] CommitError),
+    /// A socket to the kernel's interfaces.
+    #[error("interfaces")]
+    Links(#[from] LinkError),
+    /// The thread or its wake-up could not be made.
+    #[error("engine thread")]
+    Thread(#[from] std::io::Error),
+    /// The thread does not answer.
+    #[error("the engine's thread did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Silent,
+}
+
+/// Counter values by name, and what they mean.
+#[derive(Clone, Debug, Default)]
+pub struct CounterSnapshot {
+    /// Values as the kernel has them.
+    pub values: BTreeMap<String, CounterValue>,
+    /// What each name counts.
+    pub meanings: Arc<BTreeMap<String, CounterMeaning>>,
+}
+
+/// What the engine's thread is asked.
+enum Command {
+    Enforce(Arc<Effective>),
+    Counters(Sender<Result<CounterSnapshot, KernelError>>),
+    Stop,
+}
+
+/// A handle to the engine's thread.
+pub struct Engine {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    status: Arc<Mutex<Arc<EngineStatus>>>,
+    gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Takes the lock of this network namespace, opens the sockets and starts the thread. Nothing is written to the
+    /// kernel before the first [`Engine::submit`].
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let lock = Lock::take()?;
+        let (commands, inbox) = channel();
+        let (gone_sender, gone) = unbounded_channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
+        let status = Arc::new(Mutex::new(Arc::new(EngineStatus::starting())));
+        let worker = worker::Worker::open(config, lock, inbox, Arc::clone(&wake), Arc::clone(&status), gone_sender)?;
+        let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { commands, wake, status, gone: Mutex::new(Some(gone)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Enforces this from now on; a value that was not enforced yet is passed over.
+    pub fn submit(&self, effective: Arc<Effective>) {
+        self.send(Command::Enforce(effective));
+    }
+
+    /// Addresses of local pods whose interface was deleted. There is one receiver: the second call gets `None`.
+    pub fn interface_gone(&self) -> Option<UnboundedReceiver<IpAddr>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What the engine knows of itself.
+    pub fn status(&self) -> Arc<EngineStatus> {
+        let mut status = Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        let dead = self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
+        if dead {
+            Arc::make_mut(&mut status).not_ready.push("the engine's thread has ended".to_owned());
+        }
+        status
+    }
+
+    /// Reads every counter from the kernel.
+    pub fn counters(&self) -> Result<CounterSnapshot, EngineError> {
+        let (answer, snapshot): (_, Receiver<_>) = channel();
+        self.send(Command::Counters(answer));
+        match snapshot.recv_timeout(ANSWER_WITHIN) {
+            Ok(snapshot) => Ok(snapshot?),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(EngineError::Silent),
+        }
+    }
+
+    /// Ends the thread; the rules stay.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the engine's thread panicked");
+        }
+    }
+
+    /// A thread that has ended takes nothing; [`Engine::status`] says that it has.
+    fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok()
+            && let Err(error) = self.wake.write(1)
+        {
+            tracing::error!(%error, "cannot wake the engine's thread");
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Removes the daemon's tables of both slots. Refuses while a daemon holds the lock.
+pub fn cleanup() -> Result<usize, EngineError> {
+    let _lock = Lock::take()?;
+    let mut kernel = Kernel::open()?;
+    let have = kernel.read(&table_ids(), &Ruleset::default())?;
+    let change = plan(&have, &Ruleset::default(), Ruleset::default);
+    for step in change.steps() {
+        kernel.commit(step)?;
+    }
+    Ok(have.tables.len())
+}
+
+/// Every table this layout may have.
+fn table_ids() -> Vec<flatfell_rules::ruleset::TableId> {
+    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).collect()
+}
+
+fn errno(errno: nix::errno::Errno) -> std::io::Error {
+    errno.into()
+}

@@ -1,0 +1,263 @@
+//! One turn: from what shall hold to what the kernel has.
+//!
+//! In: [`Effective`] and the node's interfaces. Out: committed transactions, bridge flags, flows cut. What always holds: a refused
+//! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
+//! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flatfell_rules::compile::{Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, compile};
+use flatfell_rules::diff::{Change, plan};
+use flatfell_rules::effective::Effective;
+use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table, TableId, Value};
+
+use super::sweep::{Stale, Sweeper};
+use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
+use crate::kernel::{CommitError, Kernel, KernelError};
+use crate::links::{Links, PodBridge};
+
+/// Refusals in a row after which the other tables take over.
+const REFUSALS: u32 = 3;
+
+/// A packet that entered before a bump must have left before the next commit, or it could stamp a stale decision as
+/// current; a stolen processor can hold it for milliseconds (docs/dataplane.md).
+const REST_AFTER_BUMP: Duration = Duration::from_millis(5);
+
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// What is known of the kernel's side.
+pub(super) struct Reconciler {
+    config: EngineConfig,
+    kernel: Kernel,
+    sweeper: Sweeper,
+    /// What the kernel has; `None` when it must be asked.
+    have: Option<Ruleset>,
+    slot: Slot,
+    generation: Generation,
+    meanings: Arc<BTreeMap<String, CounterMeaning>>,
+    values: BTreeMap<String, CounterValue>,
+    last_bump: Option<Instant>,
+    refusals: u32,
+    failures: u32,
+    bridge_fault: Option<String>,
+    sweep_fault: Option<String>,
+    status: EngineStatus,
+}
+
+/// Why a turn did not reach its end.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error("{0}")]
+    Commit(#[from] CommitError),
+    #[error("the tables cannot be read back: {0}")]
+    Read(#[from] KernelError),
+}
+
+impl Reconciler {
+    pub(super) fn open(config: EngineConfig) -> Result<Self, EngineError> {
+        Ok(Self {
+            config,
+            kernel: Kernel::open()?,
+            sweeper: Sweeper::open()?,
+            have: None,
+            slot: Slot::A,
+            generation: Generation::FIRST,
+            meanings: Arc::default(),
+            values: BTreeMap::new(),
+            last_bump: None,
+            refusals: 0,
+            failures: 0,
+            bridge_fault: None,
+            sweep_fault: None,
+            status: EngineStatus::starting(),
+        })
+    }
+
+    /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
+    pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &Links) -> Option<Duration> {
+        let bridges = links.pod_bridges(&self.config.pod_bridges, &addresses(wanted));
+        self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
+        match self.turn(wanted, &bridges, links) {
+            Ok(()) => {
+                self.refusals = 0;
+                self.failures = 0;
+                self.status.transactions.last_error = None;
+                self.status.enforced = Some(Arc::clone(wanted));
+                self.status.generation = self.generation.number();
+                self.status.table = self.slot.table_name();
+                (self.bridge_fault.is_some() || self.sweep_fault.is_some()).then_some(LAST_RETRY)
+            }
+            Err(error) => {
+                self.failed(&error);
+                Some(FIRST_RETRY.saturating_mul(1 << self.failures.min(7)).min(LAST_RETRY))
+            }
+        }
+    }
+
+    /// The status as far as this side knows it.
+    pub(super) fn status(&self) -> EngineStatus {
+        let mut status = self.status.clone();
+        if status.enforced.is_some() {
+            status.not_ready.clear();
+        }
+        status.not_ready.extend(status.transactions.last_error.clone());
+        status.not_ready.extend(self.bridge_fault.clone());
+        status.not_ready.extend(self.sweep_fault.clone());
+        status
+    }
+
+    /// Every counter of the tables in force.
+    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, KernelError> {
+        let mut values = self.kernel.counters(&self.slot.inet())?;
+        values.extend(self.kernel.counters(&self.slot.bridge())?);
+        self.values.clone_from(&values);
+        Ok(CounterSnapshot { values, meanings: Arc::clone(&self.meanings) })
+    }
+
+    fn turn(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), TurnError> {
+        let have = match self.have.take() {
+            Some(have) => have,
+            None => self.read_back(wanted, bridges, links)?,
+        };
+        let layout = self.layout(bridges, links);
+        let Compiled { ruleset, counters } = compile(wanted, &layout);
+        let next = if self.config.cut_established { self.generation.next() } else { self.generation };
+        let mut change = plan(&have, &ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset);
+        let old_tables: Vec<TableId> =
+            have.tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
+        self.carry_counters(&old_tables, &mut change)?;
+        for step in change.steps() {
+            self.commit(step)?;
+        }
+        self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
+        self.meanings = Arc::new(counters);
+        self.have = Some(change.result);
+        if change.tightens && self.config.cut_established {
+            let stale = Stale::Generation(self.generation);
+            self.generation = next;
+            self.last_bump = Some(Instant::now());
+            self.sweep(wanted, links, stale);
+        } else if self.sweep_fault.is_some() {
+            self.sweep(wanted, links, Stale::Any);
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel what it has: which slot, which generation, which rules. Without a table of ours the marks in
+    /// conntrack are from another life and would pass as current.
+    fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Ruleset, TurnError> {
+        let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
+        if untyped.tables.is_empty() {
+            self.generation = Generation::FIRST;
+            self.sweep_fault = self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}"));
+            return Ok(untyped);
+        }
+        if self.status.enforced.is_none()
+            && let Some(slot) = Slot::BOTH.into_iter().find(|slot| untyped.tables.contains_key(&slot.inet()))
+        {
+            self.slot = slot;
+        }
+        if let Some(generation) = untyped.tables.get(&self.slot.inet()).and_then(generation_of) {
+            self.generation = generation;
+        }
+        let expected = compile(wanted, &self.layout(bridges, links)).ruleset;
+        // What happened to flows since the last sweep of whoever wrote these tables is not known.
+        self.sweep_fault = Some("running connections are still to be checked".to_owned());
+        Ok(self.kernel.read(&table_ids(), &expected)?)
+    }
+
+    /// Counters that are made anew under a name that counted before go on from there.
+    fn carry_counters(&mut self, old_tables: &[TableId], change: &mut Change) -> Result<(), TurnError> {
+        let mut before = if old_tables.is_empty() { self.values.clone() } else { BTreeMap::new() };
+        for table in old_tables {
+            before.extend(self.kernel.counters(table)?);
+        }
+        for op in change.make.iter_mut().chain(&mut change.switch) {
+            if let OpKind::AddCounter { name, start, .. } = &mut op.kind
+                && let Some(value) = before.get(name)
+            {
+                *start = *value;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
+        match self.sweeper.sweep(wanted, &links.node_addresses(), self.generation, stale) {
+            Ok(cut) => {
+                self.sweep_fault = None;
+                self.status.transactions.flows_cut += cut;
+            }
+            Err(error) => self.sweep_fault = Some(format!("running connections cannot be checked: {error}")),
+        }
+    }
+
+    fn layout(&self, bridges: &[PodBridge], links: &Links) -> Layout {
+        Layout {
+            slot: self.slot,
+            generation: self.generation,
+            bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
+            ports: links.ports(bridges),
+            own_node_egress: self.config.own_node_egress,
+        }
+    }
+
+    fn commit(&mut self, step: &[Op]) -> Result<(), CommitError> {
+        if let Some(bump) = self.last_bump.take() {
+            std::thread::sleep((bump + REST_AFTER_BUMP).saturating_duration_since(Instant::now()));
+        }
+        let stats = self.kernel.commit(step)?;
+        self.status.transactions.commit(step.len(), stats.duration);
+        Ok(())
+    }
+
+    /// Nothing is forgotten but what the kernel has: the next turn asks it.
+    fn failed(&mut self, error: &TurnError) {
+        self.have = None;
+        self.failures += 1;
+        if matches!(error, TurnError::Commit(CommitError::Refused { .. })) {
+            self.refusals += 1;
+        }
+        if self.refusals == REFUSALS {
+            self.refusals = 0;
+            self.slot = self.slot.other();
+        }
+        self.status.transactions.failed += 1;
+        self.status.transactions.last_error = Some(error.to_string());
+        tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
+    }
+}
+
+/// The generation that a table's own set names.
+fn generation_of(table: &Table) -> Option<Generation> {
+    let (element, _) = table.sets.get(GENERATION_SET)?.elements.last_key_value()?;
+    let Element::Key(key) = element else { return None };
+    let [Value::Mark(mark)] = key.as_slice() else { return None };
+    Generation::from_mark(*mark)
+}
+
+/// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
+/// the families their pods have.
+fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), String> {
+    let addresses = addresses(wanted);
+    let v4 = addresses.iter().any(IpAddr::is_ipv4);
+    let v6 = addresses.iter().any(IpAddr::is_ipv6);
+    for bridge in bridges {
+        let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
+        if missing != (false, false) {
+            links
+                .set_nf_call(bridge.index, missing.0, missing.1)
+                .map_err(|error| format!("bridge {}: its traffic does not reach policy: {error}", bridge.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The addresses of local pods.
+fn addresses(effective: &Effective) -> BTreeSet<IpAddr> {
+    effective.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
+}

@@ -1,0 +1,84 @@
+//! Running connections that policy no longer allows.
+//!
+//! In: [`Effective`] and the flows of conntrack whose stamp is not current. Out: stamps: denied for what is forbidden, the
+//! current generation for what is allowed. What always holds: only flows with an end in a local pod are stamped, and only the
+//! generation's bits. It exists for flows whose client is silent: everyone else's next packet is judged in the kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
+use flatfell_rules::effective::Effective;
+use flatfell_rules::judge::{Flow, Judge, Judgement};
+
+use crate::kernel::conntrack::{Conntrack, ConntrackError, FlowEntry};
+
+/// Which flows are looked at.
+pub(super) enum Stale {
+    /// Those the generation before the current one judged, and those nobody judged.
+    Generation(Generation),
+    /// All that are not current.
+    Any,
+}
+
+/// Owns the conntrack socket.
+pub(super) struct Sweeper {
+    conntrack: Conntrack,
+}
+
+impl Sweeper {
+    pub(super) fn open() -> Result<Self, ConntrackError> {
+        Ok(Self { conntrack: Conntrack::open()? })
+    }
+
+    /// Clears every stamp.
+    pub(super) fn forget(&mut self) -> Result<(), ConntrackError> {
+        let flows = self.conntrack.flows(0, 0)?;
+        let stamped: Vec<&FlowEntry> = flows.iter().filter(|flow| flow.mark & GENERATION_MASK != 0).collect();
+        self.conntrack.set_mark(&stamped, 0, GENERATION_MASK)
+    }
+
+    /// Stamps what is stale. Returns how many flows were cut.
+    pub(super) fn sweep(
+        &mut self,
+        effective: &Effective,
+        node: &BTreeSet<IpAddr>,
+        current: Generation,
+        stale: Stale,
+    ) -> Result<u64, ConntrackError> {
+        let mut flows = match stale {
+            Stale::Any => self.conntrack.flows(0, 0)?,
+            Stale::Generation(before) => {
+                let mut flows = self.conntrack.flows(before.mark(), GENERATION_MASK)?;
+                flows.extend(self.conntrack.flows(0, GENERATION_MASK)?);
+                flows
+            }
+        };
+        flows.retain(|flow| ![current.mark(), DENIED_MARK].contains(&(flow.mark & GENERATION_MASK)));
+        let judge = Judge::new(effective);
+        let (mut denied, mut allowed) = (Vec::new(), Vec::new());
+        for flow in &flows {
+            match judge.judge(&flow_of(flow, node)) {
+                Judgement::Denied => denied.push(flow),
+                Judgement::Allowed => allowed.push(flow),
+                Judgement::NotOurs => {}
+            }
+        }
+        self.conntrack.set_mark(&denied, DENIED_MARK, GENERATION_MASK)?;
+        self.conntrack.set_mark(&allowed, current.mark(), GENERATION_MASK)?;
+        Ok(u64::try_from(denied.len()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The flow as the forward hook sees its first packet: behind DNAT, before SNAT. That is the original source, and the
+/// source of its replies.
+fn flow_of(entry: &FlowEntry, node: &BTreeSet<IpAddr>) -> Flow {
+    Flow {
+        source: entry.original.source,
+        destination: entry.reply.source,
+        protocol: entry.protocol,
+        port: entry.reply.source_port,
+        from_node: node.contains(&entry.original.source),
+        to_node: node.contains(&entry.reply.source),
+    }
+}

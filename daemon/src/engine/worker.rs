@@ -1,0 +1,162 @@
+//! The engine's thread: waits for policy, for interfaces and for time, and reconciles.
+//!
+//! In: [`Command`]s and link events. Out: a published [`EngineStatus`] after each turn. What always holds: this thread alone
+//! writes to the kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flatfell_rules::effective::Effective;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::reconcile::Reconciler;
+use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
+use crate::bypass;
+use crate::kernel::KernelError;
+use crate::links::Links;
+use crate::lock::Lock;
+
+/// How often ways round us are looked for: a dump of every chain of the node.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// What the thread owns.
+pub(super) struct Worker {
+    inbox: Receiver<Command>,
+    wake: Arc<EventFd>,
+    status: Arc<Mutex<Arc<EngineStatus>>>,
+    gone: UnboundedSender<IpAddr>,
+    links: Links,
+    reconciler: Reconciler,
+    wanted: Option<Arc<Effective>>,
+    /// When the wanted state shall be tried; `None` when it is enforced.
+    due: Option<Instant>,
+    look_due: Instant,
+    bypasses: Vec<bypass::Bypass>,
+    link_fault: Option<String>,
+    _lock: Lock,
+}
+
+/// Whether the thread goes on.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    Stop,
+}
+
+impl Worker {
+    pub(super) fn open(
+        config: EngineConfig,
+        lock: Lock,
+        inbox: Receiver<Command>,
+        wake: Arc<EventFd>,
+        status: Arc<Mutex<Arc<EngineStatus>>>,
+        gone: UnboundedSender<IpAddr>,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            inbox,
+            wake,
+            status,
+            gone,
+            links: Links::open()?,
+            reconciler: Reconciler::open(config)?,
+            wanted: None,
+            due: None,
+            look_due: Instant::now(),
+            bypasses: Vec::new(),
+            link_fault: None,
+            _lock: lock,
+        })
+    }
+
+    /// Until it is told to stop, or its handle is gone.
+    pub(super) fn run(mut self) {
+        loop {
+            self.wait();
+            if self.commands() == Turn::Stop {
+                return;
+            }
+            self.interfaces();
+            let now = Instant::now();
+            if self.due.is_some_and(|due| due <= now) {
+                self.reconcile();
+            }
+            if self.look_due <= now {
+                self.bypasses = bypass::look(&self.links);
+                self.look_due = now + LOOK_EVERY;
+            }
+            self.publish();
+        }
+    }
+
+    fn wait(&self) {
+        let next = self.due.map_or(self.look_due, |due| due.min(self.look_due));
+        // Rounded up: a millisecond too early would spin.
+        let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.links.as_fd(), PollFlags::POLLIN)];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, timeout);
+        let _ = self.wake.read();
+    }
+
+    fn commands(&mut self) -> Turn {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Enforce(effective)) => {
+                    self.wanted = Some(effective);
+                    self.due = Some(Instant::now());
+                }
+                Ok(Command::Counters(answer)) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(self.counters());
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Turn::Stop,
+                Err(TryRecvError::Empty) => return Turn::GoOn,
+            }
+        }
+    }
+
+    fn counters(&mut self) -> Result<CounterSnapshot, KernelError> {
+        self.reconciler.counters()
+    }
+
+    /// Takes in what changed on the node's interfaces.
+    fn interfaces(&mut self) {
+        match self.links.process() {
+            Ok(change) => {
+                self.link_fault = None;
+                if change && self.wanted.is_some() {
+                    self.due = Some(self.due.unwrap_or_else(Instant::now));
+                }
+            }
+            Err(error) => self.link_fault = Some(format!("interfaces cannot be watched: {error}")),
+        }
+        let Some(wanted) = &self.wanted else { return };
+        let watched: BTreeSet<IpAddr> = wanted.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        for address in self.links.interfaces_gone(&watched) {
+            // Without a receiver nobody keeps pods that are gone.
+            let _ = self.gone.send(address);
+        }
+    }
+
+    fn reconcile(&mut self) {
+        let Some(wanted) = self.wanted.clone() else { return };
+        self.due = self.reconciler.reconcile(&wanted, &self.links).map(|delay| Instant::now() + delay);
+    }
+
+    fn publish(&self) {
+        let mut status = self.reconciler.status();
+        status.not_ready.extend(self.link_fault.clone());
+        for bypass in &self.bypasses {
+            let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };
+            list.push(bypass.message.clone());
+        }
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+    }
+}
