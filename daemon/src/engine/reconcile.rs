@@ -14,7 +14,7 @@ use flatfell_rules::diff::{Change, plan};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table, TableId, Value};
 
-use super::sweep::{Stale, Sweeper};
+use super::sweep::{Node, Stale, Sweeper};
 use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
 use crate::kernel::{CommitError, Kernel, KernelError};
 use crate::links::{Links, PodBridge};
@@ -24,7 +24,7 @@ const REFUSALS: u32 = 3;
 
 /// A packet that entered before a bump must have left before the next commit, or it could stamp a stale decision as
 /// current; a stolen processor can hold it for milliseconds (docs/dataplane.md).
-const REST_AFTER_BUMP: Duration = Duration::from_millis(5);
+const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -187,7 +187,12 @@ impl Reconciler {
     }
 
     fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
-        match self.sweeper.sweep(wanted, &links.node_addresses(), self.generation, stale) {
+        let node = Node {
+            pods: &addresses(wanted),
+            addresses: &links.node_addresses(),
+            own_node_egress: self.config.own_node_egress,
+        };
+        match self.sweeper.sweep(wanted, &node, self.generation, stale) {
             Ok(cut) => {
                 self.sweep_fault = None;
                 self.status.transactions.flows_cut += cut;

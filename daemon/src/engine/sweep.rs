@@ -21,6 +21,16 @@ pub(super) enum Stale {
     Any,
 }
 
+/// Facts of this node that a flow is judged by.
+pub(super) struct Node<'a> {
+    /// The addresses of local pods: other flows are nobody's business here.
+    pub(super) pods: &'a BTreeSet<IpAddr>,
+    /// The node's own addresses.
+    pub(super) addresses: &'a BTreeSet<IpAddr>,
+    /// Whether pods are held to their egress rules towards their own node.
+    pub(super) own_node_egress: bool,
+}
+
 /// Owns the conntrack socket.
 pub(super) struct Sweeper {
     conntrack: Conntrack,
@@ -42,7 +52,7 @@ impl Sweeper {
     pub(super) fn sweep(
         &mut self,
         effective: &Effective,
-        node: &BTreeSet<IpAddr>,
+        node: &Node<'_>,
         current: Generation,
         stale: Stale,
     ) -> Result<u64, ConntrackError> {
@@ -55,15 +65,10 @@ impl Sweeper {
             }
         };
         flows.retain(|flow| ![current.mark(), DENIED_MARK].contains(&(flow.mark & GENERATION_MASK)));
-        let judge = Judge::new(effective);
-        let (mut denied, mut allowed) = (Vec::new(), Vec::new());
-        for flow in &flows {
-            match judge.judge(&flow_of(flow, node)) {
-                Judgement::Denied => denied.push(flow),
-                Judgement::Allowed => allowed.push(flow),
-                Judgement::NotOurs => {}
-            }
-        }
+        flows.retain(|flow| [flow.original.source, flow.reply.source].iter().any(|end| node.pods.contains(end)));
+        let judge = Judge::new(effective, node.own_node_egress);
+        let (denied, allowed): (Vec<_>, Vec<_>) =
+            flows.iter().partition(|flow| matches!(judge.judge(&flow_of(flow, node)), Judgement::Denied { .. }));
         self.conntrack.set_mark(&denied, DENIED_MARK, GENERATION_MASK)?;
         self.conntrack.set_mark(&allowed, current.mark(), GENERATION_MASK)?;
         Ok(u64::try_from(denied.len()).unwrap_or(u64::MAX))
@@ -72,13 +77,13 @@ impl Sweeper {
 
 /// The flow as the forward hook sees its first packet: behind DNAT, before SNAT. That is the original source, and the
 /// source of its replies.
-fn flow_of(entry: &FlowEntry, node: &BTreeSet<IpAddr>) -> Flow {
+fn flow_of(entry: &FlowEntry, node: &Node<'_>) -> Flow {
     Flow {
         source: entry.original.source,
         destination: entry.reply.source,
         protocol: entry.protocol,
         port: entry.reply.source_port,
-        from_node: node.contains(&entry.original.source),
-        to_node: node.contains(&entry.reply.source),
+        from_node: node.addresses.contains(&entry.original.source),
+        to_node: node.addresses.contains(&entry.reply.source),
     }
 }
