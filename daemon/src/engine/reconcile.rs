@@ -78,7 +78,7 @@ impl Reconciler {
     }
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
-    pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &Links) -> Option<Duration> {
+    pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
         let bridges = links.pod_bridges(&self.config.pod_bridges, &addresses(wanted));
         self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
         match self.turn(wanted, &bridges, links) {
@@ -247,7 +247,7 @@ fn generation_of(table: &Table) -> Option<Generation> {
 
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
 /// the families their pods have.
-fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), String> {
+fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
     let addresses = addresses(wanted);
     let v4 = addresses.iter().any(IpAddr::is_ipv4);
     let v6 = addresses.iter().any(IpAddr::is_ipv6);
@@ -255,7 +255,7 @@ fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &Links) ->
         let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
         if missing != (false, false) {
             links
-                .set_nf_call(bridge.index, missing.0, missing.1)
+                .set_nf_call(bridge, missing.0, missing.1)
                 .map_err(|error| format!("bridge {}: its traffic does not reach policy: {error}", bridge.name))?;
         }
     }

@@ -131,7 +131,7 @@ impl Worker {
         match self.links.process() {
             Ok(change) => {
                 self.link_fault = None;
-                if change && self.wanted.is_some() {
+                if (change.links || change.addresses) && self.wanted.is_some() {
                     self.due = Some(self.due.unwrap_or_else(Instant::now));
                 }
             }
@@ -147,7 +147,7 @@ impl Worker {
 
     fn reconcile(&mut self) {
         let Some(wanted) = self.wanted.clone() else { return };
-        self.due = self.reconciler.reconcile(&wanted, &self.links).map(|delay| Instant::now() + delay);
+        self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
     }
 
     fn publish(&self) {
