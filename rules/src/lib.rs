@@ -7,9 +7,12 @@
 //! clock, no environment and no logger.
 
 pub mod compile;
+pub mod diff;
 pub mod effective;
 pub mod names;
 pub mod object;
 pub mod parse;
 pub mod policy;
 pub mod ruleset;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
