@@ -10,6 +10,7 @@ pub mod cidr;
 pub mod compile;
 pub mod effective;
 pub mod index;
+pub mod judge;
 pub mod names;
 pub mod object;
 pub mod parse;
