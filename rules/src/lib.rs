@@ -8,10 +8,14 @@
 
 pub mod cidr;
 pub mod compile;
+pub mod diff;
 pub mod effective;
 pub mod index;
+pub mod judge;
 pub mod names;
 pub mod object;
 pub mod parse;
 pub mod policy;
 pub mod ruleset;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
