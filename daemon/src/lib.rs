@@ -1,1 +1,3 @@
-//! x
+//! The node daemon: what touches the kernel and the world.
+
+pub mod netlink;
