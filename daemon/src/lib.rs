@@ -1,3 +1,7 @@
 //! The node daemon: what touches the kernel and the world.
 
+pub mod links;
+pub mod lock;
 pub mod netlink;
+#[cfg(test)]
+mod testing;
