@@ -25,7 +25,6 @@ pub fn ip(words: &str) {
     assert!(status.success(), "ip {words}");
 }
 
-#[allow(dead_code)]
 /// Loads a ruleset with `nft` in the calling thread's network namespace.
 pub fn nft(ruleset: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables is installed");
