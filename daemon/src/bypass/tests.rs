@@ -1,0 +1,167 @@
+//! The lookout against the kernel, each test in a network namespace of its own.
+
+use super::*;
+use crate::{
+    links::Links,
+    testing::{in_namespace, ip, nft},
+};
+
+const MARK_MASK: u32 = 0xff00_0000;
+
+fn facts<'a>(bridge_sysctl: &'a Path, proc_net: &'a Path) -> Facts<'a> {
+    Facts { bridge_sysctl, proc_net, pod_bridges: &[], ipvs: false, v4: true, v6: true, mark_mask: MARK_MASK }
+}
+
+fn look() -> Vec<Bypass> {
+    let facts = facts(Path::new(BRIDGE_SYSCTL), Path::new(PROC_NET));
+    Lookout::open().expect("socket").look(&facts).expect("looked")
+}
+
+fn only(found: Vec<Bypass>) -> Bypass {
+    let [one] = <[Bypass; 1]>::try_from(found).expect("one finding");
+    one
+}
+
+#[test]
+fn an_empty_namespace_and_our_own_tables_are_quiet() {
+    in_namespace(|| {
+        assert_eq!(look(), []);
+        nft("table inet flatfell-1a {
+            chain KUBE-ROUTER-FORWARD { ct mark set 0x01000000; };
+        }");
+        assert_eq!(look(), []);
+    });
+}
+
+#[test]
+fn a_missing_br_netfilter_and_flags_that_are_off_block() {
+    in_namespace(|| {
+        ip("link add cni0 type bridge nf_call_iptables 0 nf_call_ip6tables 1");
+        let links = Links::open().expect("dumped");
+        let bridges = links.pod_bridges(&["cni0".to_owned()], &Default::default());
+        let mut lookout = Lookout::open().expect("socket");
+        let nowhere = Path::new("/proc/sys/net/no-such-directory");
+        let missing = facts(nowhere, nowhere);
+        let bypass = only(lookout.look(&missing).expect("looked"));
+        assert!(bypass.blocks_readiness && bypass.message.contains("modprobe br_netfilter"), "{bypass:?}");
+        let off = Facts { bridge_sysctl: Path::new(BRIDGE_SYSCTL), pod_bridges: &bridges, ..missing };
+        let bypass = only(lookout.look(&off).expect("looked"));
+        assert!(bypass.kind == Kind::NfCall && bypass.blocks_readiness, "{bypass:?}");
+        assert!(bypass.message.contains("ip link set cni0 type bridge nf_call_iptables 1"), "{bypass:?}");
+        assert_eq!(lookout.look(&Facts { v4: false, ..off }).expect("looked"), []);
+    });
+}
+
+#[test]
+fn ipvs_blocks() {
+    in_namespace(|| {
+        let mut lookout = Lookout::open().expect("socket");
+        // Not every test kernel has dummy links; the name is what counts.
+        ip("link add kube-ipvs0 type bridge");
+        let ipvs = Links::open().expect("dumped").exists(IPVS_INTERFACE);
+        let facts = Facts { ipvs, ..facts(Path::new(BRIDGE_SYSCTL), Path::new(PROC_NET)) };
+        let bypass = only(lookout.look(&facts).expect("looked"));
+        assert!(bypass.kind == Kind::Ipvs && bypass.blocks_readiness, "{bypass:?}");
+    });
+}
+
+#[test]
+fn remains_of_other_engines_come_with_the_command_that_removes_them() {
+    in_namespace(|| {
+        nft("table ip filter {
+            chain KUBE-ROUTER-FORWARD { counter; };
+            chain KUBE-POD-FW-ABC { counter; };
+            chain KUBE-SERVICES { counter; };
+        }
+        table ip6 filter { chain cali-FORWARD { counter; }; }
+        table ip calico { chain filter-FORWARD { counter; }; }
+        table inet kube-network-policies { chain prerouting { counter; }; }
+        table inet other { chain forward { counter; }; }");
+        let found = look();
+        assert!(found.iter().all(|b| b.kind == Kind::Leftover && !b.blocks_readiness), "{found:#?}");
+        let says =
+            |text: &str| assert_eq!(found.iter().filter(|b| b.message.contains(text)).count(), 1, "{text} {found:#?}");
+        says("2 chains of kube-router in table ip filter (one is KUBE-");
+        says(": iptables-save | grep -v -E 'KUBE-(ROUTER|POD-FW|NWPLCY)' | iptables-restore");
+        says("ip6tables-save | grep -v -E 'cali[-:]' | ip6tables-restore");
+        says("nft delete table ip calico");
+        says("nft delete table inet kube-network-policies");
+        assert_eq!(found.len(), 4, "{found:#?}");
+    });
+}
+
+#[test]
+fn the_commands_that_nft_can_run_remove_what_they_name() {
+    in_namespace(|| {
+        nft("table ip calico { chain filter-FORWARD { counter; }; }
+        table inet kube-network-policies { chain prerouting { counter; }; }");
+        for bypass in look() {
+            let (_, command) = bypass.message.rsplit_once(": nft ").expect("an nft command");
+            nft(command);
+        }
+        assert_eq!(look(), []);
+    });
+}
+
+#[test]
+fn rules_that_write_our_bits_of_ct_mark_are_seen_and_no_others() {
+    let writers = [
+        "ct mark set 0x01000000",
+        "ct mark set 0x1",
+        "ct mark set meta mark",
+        "ct mark set ct mark or 0x80000000",
+        "ct mark set ct mark and 0x0fffffff",
+        "ct mark set ct mark xor 0x01000000",
+        "ct mark set ip saddr map { 10.0.0.1 : 0x1 }",
+        "meta mark 7 counter ct mark set meta mark and 0xff",
+    ];
+    let others = [
+        "ct mark set ct mark or 0x1",
+        "ct mark set ct mark and 0xff0000ff",
+        "ct mark set ct mark and 0xffff0000 xor 0x0000ffff",
+        "ct mark 0x01000000 accept",
+        "meta mark set ct mark",
+        "meta mark set 0x01000000",
+        "ct label set 1",
+    ];
+    for (rule, expected) in writers.iter().map(|rule| (rule, 1)).chain(others.iter().map(|rule| (rule, 0))) {
+        in_namespace(|| {
+            nft(&format!("table ip mine {{ chain prerouting {{ {rule}; }}; }}"));
+            let found = look();
+            assert_eq!(found.len(), expected, "{rule}: {found:#?}");
+            let named = |bypass: &Bypass| bypass.kind == Kind::CtMark && bypass.message.contains("table ip mine");
+            assert!(found.iter().all(named), "{rule}: {found:#?}");
+        });
+    }
+}
+
+#[test]
+fn legacy_tables_are_said_to_exist() {
+    in_namespace(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("ip_tables_names"), "filter\nnat\n").expect("written");
+        fs::write(directory.path().join("ip6_tables_names"), "").expect("written");
+        let facts = facts(Path::new(BRIDGE_SYSCTL), directory.path());
+        let bypass = only(Lookout::open().expect("socket").look(&facts).expect("looked"));
+        assert!(bypass.kind == Kind::LegacyTables && !bypass.blocks_readiness, "{bypass:?}");
+        assert!(bypass.message.contains("(filter, nat)"), "{bypass:?}");
+    });
+}
+
+#[test]
+fn the_ruleset_is_read_again_only_when_it_changed_and_time_has_passed() {
+    in_namespace(|| {
+        let facts = facts(Path::new(BRIDGE_SYSCTL), Path::new(PROC_NET));
+        let mut lookout = Lookout::open().expect("socket");
+        assert_eq!(lookout.look(&facts).expect("looked"), []);
+        nft("table ip calico { chain filter-FORWARD { counter; }; }");
+        assert_eq!(lookout.look(&facts).expect("looked"), [], "too soon");
+        let past = |seen: Option<Seen>| seen.map(|seen| Seen { at: seen.at - EVERY, ..seen });
+        lookout.seen = past(lookout.seen.take());
+        assert_eq!(lookout.look(&facts).expect("looked").len(), 1);
+        lookout.seen = past(lookout.seen.take());
+        let marker = Bypass::warning(Kind::Leftover, "kept".into());
+        lookout.seen.as_mut().expect("looked").found.push(marker.clone());
+        assert!(lookout.look(&facts).expect("looked").contains(&marker), "unchanged: not read again");
+    });
+}

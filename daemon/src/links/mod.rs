@@ -1,0 +1,322 @@
+//! The node's interfaces, as rtnetlink tells of them: pod bridges and their ports, the node's addresses, the interface
+//! behind each pod's address.
+//!
+//! In: dumps at the start, events after. Out: answers about the current state, and [`LinkChange`] to say which answers
+//! may be others now. What always holds: the socket that listens was open before the first dump, so no change falls
+//! between; lost events lead to a new dump of everything; nothing of the kernel is changed except the nf-call flags of a
+//! bridge that the caller holds as a [`PodBridge`].
+
+mod behind;
+mod read;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    ops::BitOrAssign,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use ipnetwork::{IpNetwork, IpNetworkError};
+use netlink_packet_core::{DecodeError, Emitable};
+use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use nix::sys::socket::SockProtocol;
+
+use self::{
+    behind::Behind,
+    read::{Event, Link, NfCall, read},
+    state::State,
+};
+use crate::netlink::{ACKED, DUMP, Messages, Netlink, NetlinkError, Request};
+
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR and _IPV6_IFADDR as bits of a mask.
+const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 8;
+/// Room for the events of some hundred pods that start or end at once.
+const EVENT_BUFFER: usize = 4 * 1024 * 1024;
+/// Events read in one call at most: a pod that floods the bridge with MAC addresses must not hold the caller up.
+const DATAGRAMS_A_CALL: usize = 4096;
+/// Tries at a dump that changes keep interrupting.
+const TRIES: usize = 5;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_GETADDR: u16 = 22;
+const RTM_GETNEIGH: u16 = 30;
+const AF_BRIDGE: u8 = 7;
+const IFLA_EXT_MASK: u16 = 29;
+/// RTEXT_FILTER_SKIP_STATS: nobody here reads an interface's counters.
+const SKIP_STATS: u32 = 8;
+
+/// Why the interfaces are not known, or a bridge was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// A socket failed.
+    #[error("rtnetlink: {0}")]
+    Socket(#[from] NetlinkError),
+    /// A dump failed, or was interrupted by changes each time.
+    #[error("dump of {what} over rtnetlink: {source}")]
+    Dump {
+        /// What was dumped.
+        what: &'static str,
+        /// What went wrong.
+        source: Box<LinkError>,
+    },
+    /// A message that cannot be read.
+    #[error("rtnetlink message of type {kind}: {source}")]
+    Decode {
+        /// Its type.
+        kind: u16,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// An address with an impossible prefix length.
+    #[error("rtnetlink address: {0}")]
+    Prefix(#[source] IpNetworkError),
+    /// A bridge's flags could not be switched on.
+    #[error("bridge {bridge}: cannot switch on nf_call_iptables/nf_call_ip6tables: {source}")]
+    NfCall {
+        /// The bridge's name.
+        bridge: String,
+        /// What went wrong.
+        source: NetlinkError,
+    },
+}
+
+/// Which answers may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkChange {
+    /// A link came or went, or its name, its master or its nf-call flags changed.
+    pub links: bool,
+    /// An address of the node came or went.
+    pub addresses: bool,
+    /// An address is behind another MAC address, or a MAC address behind another port.
+    pub neighbours: bool,
+    /// Events were lost and everything was read again.
+    pub resynced: bool,
+}
+
+impl LinkChange {
+    /// Whether anything changed.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl BitOrAssign for LinkChange {
+    fn bitor_assign(&mut self, other: Self) {
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.neighbours |= other.neighbours;
+        self.resynced |= other.resynced;
+    }
+}
+
+/// A bridge that carries pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodBridge {
+    /// Its name.
+    pub name: String,
+    /// Its interface index.
+    pub index: u32,
+    /// Whether its IPv4 frames pass the hooks of `inet`.
+    pub nf_call_iptables: bool,
+    /// The same for IPv6.
+    pub nf_call_ip6tables: bool,
+}
+
+/// The node's interfaces, kept up to date by [`Links::process`].
+#[derive(Debug)]
+pub struct Links {
+    events: Netlink,
+    requests: Netlink,
+    state: State,
+    behind: Behind,
+}
+
+impl Links {
+    /// Listens and reads everything, in the calling thread's network namespace.
+    pub fn open() -> Result<Self, LinkError> {
+        let events = Netlink::open(SockProtocol::NetlinkRoute, GROUPS)?;
+        events.widen(EVENT_BUFFER)?;
+        let mut requests = Netlink::open(SockProtocol::NetlinkRoute, 0)?;
+        let state = picture(&mut requests)?;
+        Ok(Self { events, requests, state, behind: Behind::default() })
+    }
+
+    /// Takes in the events that wait, without blocking, and says what changed. There may be more waiting when it
+    /// returns: the descriptor stays readable then.
+    pub fn process(&mut self) -> Result<LinkChange, LinkError> {
+        let mut change = LinkChange::default();
+        let mut lost = false;
+        for _ in 0..DATAGRAMS_A_CALL {
+            match self.events.receive(false) {
+                Ok(Some(messages)) => change |= take_in(&mut self.state, &mut self.behind, messages)?,
+                Ok(None) => break,
+                Err(NetlinkError::Overrun) => lost = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if lost {
+            change |= self.resync()?;
+        }
+        Ok(change)
+    }
+
+    fn resync(&mut self) -> Result<LinkChange, LinkError> {
+        self.state = picture(&mut self.requests)?;
+        for port in self.behind.interfaces() {
+            if !self.state.links.contains_key(&port) {
+                self.behind.interface_gone(port);
+            }
+        }
+        self.learn_all();
+        Ok(LinkChange { links: true, addresses: true, neighbours: true, resynced: true })
+    }
+
+    fn learn_all(&mut self) {
+        for (device, address, mac) in self.state.neighbours() {
+            for port in self.state.ports_of(device, mac) {
+                self.behind.seen(address, port);
+            }
+        }
+    }
+
+    /// The bridges that carry pods: those configured, or, when none is, those with an address whose prefix holds the
+    /// address of a local pod.
+    pub fn pod_bridges(&self, configured: &[String], pod_addresses: &BTreeSet<IpAddr>) -> Vec<PodBridge> {
+        let carries = |index: &u32, link: &Link| match configured {
+            [] => self.prefixes(*index).any(|prefix| pod_addresses.iter().any(|address| prefix.contains(*address))),
+            names => names.contains(&link.name),
+        };
+        let bridge = |(index, link): (&u32, &Link)| {
+            let NfCall { v4, v6 } = link.bridge?;
+            let name = link.name.clone();
+            carries(index, link).then_some(PodBridge {
+                name,
+                index: *index,
+                nf_call_iptables: v4,
+                nf_call_ip6tables: v6,
+            })
+        };
+        self.state.links.iter().filter_map(bridge).collect()
+    }
+
+    fn prefixes(&self, index: u32) -> impl Iterator<Item = IpNetwork> {
+        self.state.addresses.iter().filter(move |assigned| assigned.index == index).map(|assigned| assigned.prefix)
+    }
+
+    /// The names of the interfaces that are ports of these bridges.
+    pub fn ports(&self, bridges: &[PodBridge]) -> BTreeSet<String> {
+        let is_port = |link: &&Link| bridges.iter().any(|bridge| link.master == Some(bridge.index));
+        self.state.links.values().filter(is_port).map(|link| link.name.clone()).collect()
+    }
+
+    /// Every address of this node, on whatever interface.
+    pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        self.state.addresses.iter().map(|assigned| assigned.address).collect()
+    }
+
+    /// Whether there is an interface of this name.
+    pub fn exists(&self, name: &str) -> bool {
+        self.state.links.values().any(|link| link.name == name)
+    }
+
+    /// Of these addresses of local pods, those whose interface went since the last call; each is said once.
+    ///
+    /// An address's interface is the bridge port (or ports) it was seen behind while it was watched; an address that was
+    /// never seen is never reported, nor is one whose interface went before it was watched.
+    pub fn interfaces_gone(&mut self, watched: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        if self.behind.watch(watched) {
+            self.learn_all();
+        }
+        self.behind.take_gone()
+    }
+
+    /// Switches on a pod bridge's nf-call flags of the families asked for, and touches nothing else of it. The new
+    /// flags show after the next [`Links::process`].
+    pub fn set_nf_call(&mut self, bridge: &PodBridge, v4: bool, v6: bool) -> Result<(), LinkError> {
+        let flags = [v4.then_some(InfoBridge::NfCallIpTables(true)), v6.then_some(InfoBridge::NfCallIp6Tables(true))];
+        let data = InfoData::Bridge(flags.into_iter().flatten().collect());
+        let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
+        let mut message = LinkMessage::default();
+        message.header.index = bridge.index;
+        message.attributes = vec![LinkAttribute::LinkInfo(info)];
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        let answer = self.requests.ask(Request::new(RTM_NEWLINK, ACKED, &bytes), |_| Ok(()));
+        answer.map_err(|source| LinkError::NfCall { bridge: bridge.name.clone(), source })
+    }
+}
+
+impl AsFd for Links {
+    /// Readable when [`Links::process`] has something to do.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+fn take_in(state: &mut State, behind: &mut Behind, messages: Messages<'_>) -> Result<LinkChange, LinkError> {
+    let mut change = LinkChange::default();
+    for message in messages {
+        if let Some(event) = read(&message.map_err(NetlinkError::from)?)? {
+            change |= state.apply(event.clone());
+            learn(state, behind, &event);
+        }
+    }
+    Ok(change)
+}
+
+/// What an event tells about where watched addresses are.
+fn learn(state: &State, behind: &mut Behind, event: &Event) {
+    match event {
+        Event::LinkGone { index } => behind.interface_gone(*index),
+        Event::Neighbour { device, address, mac: Some(mac) } => {
+            state.ports_of(*device, mac).for_each(|port| behind.seen(*address, port));
+        }
+        Event::Forward { bridge, mac, port: Some(port), .. } => {
+            state.addresses_of(*bridge, mac).for_each(|address| behind.seen(address, *port));
+        }
+        _ => {}
+    }
+}
+
+/// Everything, dumped.
+fn picture(socket: &mut Netlink) -> Result<State, LinkError> {
+    let mut state = State::default();
+    let link_mask = |request: Request| request.attr(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    dump(socket, "links", &mut state, || {
+        link_mask(Request::new(RTM_GETLINK, DUMP, &[0; 16])).map_err(NetlinkError::from)
+    })?;
+    dump(socket, "addresses", &mut state, || Ok(Request::new(RTM_GETADDR, DUMP, &[0; 8])))?;
+    dump(socket, "neighbours", &mut state, || Ok(Request::new(RTM_GETNEIGH, DUMP, &[0; 12])))?;
+    let bridges = [AF_BRIDGE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    dump(socket, "bridge forwarding tables", &mut state, || Ok(Request::new(RTM_GETNEIGH, DUMP, &bridges)))?;
+    Ok(state)
+}
+
+/// One dump into the state; what an interrupted dump left out or took twice, the next try or the events behind it set
+/// right.
+fn dump(
+    socket: &mut Netlink,
+    what: &'static str,
+    state: &mut State,
+    request: impl Fn() -> Result<Request, NetlinkError>,
+) -> Result<(), LinkError> {
+    let failed = |source| LinkError::Dump { what, source: Box::new(source) };
+    for left in (0..TRIES).rev() {
+        let request = request().map_err(|error| failed(error.into()))?;
+        let dumped = socket.dump::<LinkError>(request, |message| {
+            if let Some(event) = read(&message)? {
+                state.apply(event);
+            }
+            Ok(())
+        });
+        match dumped {
+            Err(LinkError::Socket(NetlinkError::Interrupted)) if left > 0 => {}
+            other => return other.map_err(failed),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! What the tests of this crate share: a network namespace of their own and the programs that fill it.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    thread,
+};
+
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `work` in a thread with a new network namespace, which goes when the thread and what it opened there are gone.
+pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("tests of the kernel's side run as root");
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `ip` with these words in the calling thread's network namespace.
+pub fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split_whitespace()).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {words}");
+}
+
+/// Loads a ruleset with `nft` in the calling thread's network namespace.
+pub fn nft(ruleset: &str) {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables is installed");
+    nft.stdin.take().expect("piped").write_all(ruleset.as_bytes()).expect("nft reads");
+    assert!(nft.wait().expect("nft ends").success(), "{ruleset}");
+}
