@@ -23,6 +23,8 @@ use flatfell_rules::ruleset::{CounterValue, Ruleset};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::bypass::BypassError;
+use crate::kernel::conntrack::ConntrackError;
 use crate::kernel::{CommitError, Kernel, KernelError};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
@@ -55,6 +57,12 @@ pub enum EngineError {
     /// A transaction that was refused.
     #[error("nftables transaction")]
     Commit(#[from] CommitError),
+    /// A socket to the kernel's connections.
+    #[error("conntrack")]
+    Conntrack(#[from] ConntrackError),
+    /// A socket that looks for ways round policy.
+    #[error("foreign rules")]
+    Bypass(#[from] BypassError),
     /// A socket to the kernel's interfaces.
     #[error("interfaces")]
     Links(#[from] LinkError),

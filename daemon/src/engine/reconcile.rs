@@ -4,7 +4,7 @@
 //! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,9 +77,14 @@ impl Reconciler {
         })
     }
 
+    /// The bridges that carry pods by configuration.
+    pub(super) fn configured_bridges(&self) -> &[String] {
+        &self.config.pod_bridges
+    }
+
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
-        let bridges = links.pod_bridges(&self.config.pod_bridges, &addresses(wanted));
+        let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
         self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
         match self.turn(wanted, &bridges, links) {
             Ok(()) => {
@@ -188,7 +193,7 @@ impl Reconciler {
 
     fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
         let node = Node {
-            pods: &addresses(wanted),
+            pods: &wanted.addresses(),
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
         };
@@ -248,7 +253,7 @@ fn generation_of(table: &Table) -> Option<Generation> {
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
 /// the families their pods have.
 fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
-    let addresses = addresses(wanted);
+    let addresses = wanted.addresses();
     let v4 = addresses.iter().any(IpAddr::is_ipv4);
     let v6 = addresses.iter().any(IpAddr::is_ipv6);
     for bridge in bridges {
@@ -260,9 +265,4 @@ fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links
         }
     }
     Ok(())
-}
-
-/// The addresses of local pods.
-fn addresses(effective: &Effective) -> BTreeSet<IpAddr> {
-    effective.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
 }

@@ -3,13 +3,14 @@
 //! In: [`Command`]s and link events. Out: a published [`EngineStatus`] after each turn. What always holds: this thread alone
 //! writes to the kernel.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use flatfell_rules::compile::GENERATION_MASK;
 use flatfell_rules::effective::Effective;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -17,13 +18,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reconcile::Reconciler;
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
-use crate::bypass;
+use crate::bypass::{self, Bypass, Facts, Lookout};
 use crate::kernel::KernelError;
 use crate::links::Links;
 use crate::lock::Lock;
 
-/// How often ways round us are looked for: a dump of every chain of the node.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often ways round us are looked for; the foreign ruleset is read less often ([`bypass::EVERY`]).
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the thread owns.
 pub(super) struct Worker {
@@ -32,13 +33,15 @@ pub(super) struct Worker {
     status: Arc<Mutex<Arc<EngineStatus>>>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
+    lookout: Lookout,
     reconciler: Reconciler,
     wanted: Option<Arc<Effective>>,
     /// When the wanted state shall be tried; `None` when it is enforced.
     due: Option<Instant>,
     look_due: Instant,
-    bypasses: Vec<bypass::Bypass>,
+    bypasses: Vec<Bypass>,
     link_fault: Option<String>,
+    look_fault: Option<String>,
     _lock: Lock,
 }
 
@@ -64,12 +67,14 @@ impl Worker {
             status,
             gone,
             links: Links::open()?,
+            lookout: Lookout::open()?,
             reconciler: Reconciler::open(config)?,
             wanted: None,
             due: None,
             look_due: Instant::now(),
             bypasses: Vec::new(),
             link_fault: None,
+            look_fault: None,
             _lock: lock,
         })
     }
@@ -87,7 +92,7 @@ impl Worker {
                 self.reconcile();
             }
             if self.look_due <= now {
-                self.bypasses = bypass::look(&self.links);
+                self.look();
                 self.look_due = now + LOOK_EVERY;
             }
             self.publish();
@@ -138,8 +143,7 @@ impl Worker {
             Err(error) => self.link_fault = Some(format!("interfaces cannot be watched: {error}")),
         }
         let Some(wanted) = &self.wanted else { return };
-        let watched: BTreeSet<IpAddr> = wanted.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
-        for address in self.links.interfaces_gone(&watched) {
+        for address in self.links.interfaces_gone(&wanted.addresses()) {
             // Without a receiver nobody keeps pods that are gone.
             let _ = self.gone.send(address);
         }
@@ -150,9 +154,36 @@ impl Worker {
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
     }
 
+    /// Looks for ways round us. What cannot be looked at is said, and tried again with a new socket.
+    fn look(&mut self) {
+        let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
+        let facts = Facts {
+            bridge_sysctl: Path::new(bypass::BRIDGE_SYSCTL),
+            proc_net: Path::new(bypass::PROC_NET),
+            pod_bridges: &self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
+            ipvs: self.links.exists(bypass::IPVS_INTERFACE),
+            v4: addresses.iter().any(IpAddr::is_ipv4),
+            v6: addresses.iter().any(IpAddr::is_ipv6),
+            mark_mask: GENERATION_MASK,
+        };
+        match self.lookout.look(&facts) {
+            Ok(bypasses) => {
+                self.look_fault = None;
+                self.bypasses = bypasses;
+            }
+            Err(error) => {
+                self.look_fault = Some(format!("ways round policy cannot be looked for: {error}"));
+                if let Ok(lookout) = Lookout::open() {
+                    self.lookout = lookout;
+                }
+            }
+        }
+    }
+
     fn publish(&self) {
         let mut status = self.reconciler.status();
         status.not_ready.extend(self.link_fault.clone());
+        status.warnings.extend(self.look_fault.clone());
         for bypass in &self.bypasses {
             let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };
             list.push(bypass.message.clone());

@@ -29,6 +29,9 @@ const BRIDGE_PRIORITY: i32 = -200;
 /// The chain that judges what comes from a pod bridge before any policy.
 const BRIDGED: &str = "bridged";
 
+/// The chain where every denial of policy ends.
+pub(super) const DENIED: &str = "denied";
+
 const ETHER_TYPES: [u16; 3] = [0x0800, 0x86dd, 0x0806];
 
 /// ICMPv6 types (RFC 4861, RFC 2710, RFC 3810): neighbour discovery and multicast listeners live on these.
@@ -80,6 +83,7 @@ pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &La
         .any(|pod| Direction::BOTH.into_iter().any(|direction| pod.isolation(direction).default == Fallback::Deny));
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
+    table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
     let output = vec![denied_reply(table)];
@@ -156,6 +160,13 @@ fn denied_reply(table: &mut Builder) -> Rule {
         verdict(Verdict::Drop),
     ];
     rule(exprs, "replies of denied flows")
+}
+
+/// Stamps the flow, so that the way back of a running connection stops too, then drops. Two rules: a packet that
+/// conntrack does not know ends the one that reads its mark.
+fn denied() -> Vec<Rule> {
+    let stamp = Expr::SetCtMark { keep: !GENERATION_MASK, value: DENIED_MARK };
+    vec![rule(vec![stamp], "replies stop too"), rule(vec![verdict(Verdict::Drop)], "")]
 }
 
 fn forward(table: &mut Builder, layout: &Layout, closed: bool) -> Vec<Rule> {

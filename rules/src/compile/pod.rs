@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 
+use super::CounterMeaning;
+use super::base::DENIED;
 use super::sets::{Builder, Ip, address};
-use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK};
 use crate::effective::{
     Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
 };
@@ -106,8 +107,7 @@ impl PodChains<'_> {
     /// What no rule decided.
     fn end(&mut self, default: Fallback, rules: &mut Vec<Rule>) {
         if default == Fallback::Deny {
-            let [stamp, drop] = self.deny(&[], &[]);
-            rules.extend([stamp, drop]);
+            rules.push(Rule { exprs: self.deny().into(), comment: "isolated".to_owned() });
             return;
         }
         let meaning = CounterMeaning::WouldDrop { pod: self.pod.name.clone(), direction: self.direction };
@@ -115,17 +115,10 @@ impl PodChains<'_> {
         rules.push(Rule { exprs: vec![Expr::Counter(counter)], comment: "audit: would drop".to_owned() });
     }
 
-    /// Stamps the flow, so that the way back of a running connection stops too, then counts and drops. Two rules: a
-    /// packet that conntrack does not know ends the one that reads its mark.
-    fn deny(&mut self, matches: &[Expr], counters: &[Expr]) -> [Rule; 2] {
+    /// What counts a drop of this pod and makes it.
+    fn deny(&mut self) -> [Expr; 2] {
         let meaning = CounterMeaning::Dropped { pod: self.pod.name.clone(), direction: self.direction };
-        let counter = Expr::Counter(self.pod_counter("drop", meaning));
-        let stamp = Expr::SetCtMark { keep: !GENERATION_MASK, value: DENIED_MARK };
-        let drop = [matches, counters, &[counter, Expr::Verdict(Verdict::Drop)]].concat();
-        [
-            Rule { exprs: [matches, &[stamp]].concat(), comment: "denied".to_owned() },
-            Rule { exprs: drop, comment: String::new() },
-        ]
+        [Expr::Counter(self.pod_counter("drop", meaning)), Expr::Verdict(Verdict::Goto(DENIED.to_owned()))]
     }
 
     fn pod_counter(&mut self, kind: &str, meaning: CounterMeaning) -> String {
@@ -138,15 +131,12 @@ impl PodChains<'_> {
     fn rule(&mut self, rule: &EffectiveRule, next: Option<&str>, rules: &mut Vec<Rule>) {
         let counter = Expr::Counter(self.rule_counter(rule));
         for matches in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
-            let verdict = match (rule.action, next) {
-                (Action::Deny, _) => {
-                    rules.extend(self.deny(&matches, std::slice::from_ref(&counter)));
-                    continue;
-                }
-                (Action::Pass, Some(next)) => Verdict::Goto(next.to_owned()),
-                (Action::Pass, None) | (Action::Accept, _) => Verdict::Return,
-            };
-            let exprs = [matches, vec![counter.clone(), Expr::Verdict(verdict)]].concat();
+            let mut exprs = [matches, vec![counter.clone()]].concat();
+            match (rule.action, next) {
+                (Action::Deny, _) => exprs.extend(self.deny()),
+                (Action::Pass, Some(next)) => exprs.push(Expr::Verdict(Verdict::Goto(next.to_owned()))),
+                (Action::Pass, None) | (Action::Accept, _) => exprs.push(Expr::Verdict(Verdict::Return)),
+            }
             rules.push(Rule { exprs, comment: String::new() });
         }
     }

@@ -37,7 +37,12 @@ pub struct Change {
 impl Change {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.make.is_empty() && self.switch.is_empty() && self.clean.is_empty()
+        self.steps().next().is_none()
+    }
+
+    /// The transactions that have something to do, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &[Op]> {
+        [&self.make, &self.switch, &self.clean].into_iter().map(Vec::as_slice).filter(|step| !step.is_empty())
     }
 }
 
@@ -47,7 +52,7 @@ pub fn diff(have: &Ruleset, want: &Ruleset) -> Change {
 }
 
 /// The change from one ruleset to another; where it tightens, its last step goes on to the `bumped` rules: those of
-/// the next generation, which differ from the wanted ones in rules only.
+/// the next generation, which differ from the wanted ones in rules and elements only.
 pub fn plan(have: &Ruleset, want: &Ruleset, bumped: impl FnOnce() -> Ruleset) -> Change {
     let mut change = Change { result: want.clone(), ..Change::default() };
     for (id, wanted) in &want.tables {
@@ -66,11 +71,22 @@ pub fn plan(have: &Ruleset, want: &Ruleset, bumped: impl FnOnce() -> Ruleset) ->
     change
 }
 
-/// Brings the rules of the next generation to the chains that have others, at the end of the last step.
+/// Brings the rules and elements of the next generation where they differ, at the end of the last step.
 fn bump(change: &mut Change, bumped: &Ruleset) {
     let mut result = std::mem::take(&mut change.result);
     for (id, table) in &mut result.tables {
         let Some(next) = bumped.tables.get(id) else { continue };
+        let elements = element::Changes::between(table, next);
+        let mut planner = Planner { id, change };
+        for gone in [&elements.early, &elements.late] {
+            planner.push(Step::Clean, element::deleted(gone));
+        }
+        planner.push(Step::Clean, element::added(&elements.added));
+        for (name, set) in &mut table.sets {
+            if let Some(next) = next.sets.get(name) {
+                set.elements.clone_from(&next.elements);
+            }
+        }
         for (name, chain) in &mut table.chains {
             let Some(rules) = next.chains.get(name).map(|chain| &chain.rules) else { continue };
             if chain.rules != *rules {

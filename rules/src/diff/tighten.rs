@@ -84,8 +84,8 @@ fn chain_denies_only<'a>(table: &'a Table, name: &'a str, seen: &mut BTreeSet<&'
 
 /// Whether these rules drop a packet or let it come out behind the chain as it was.
 fn denies_only<'a>(table: &'a Table, rules: &'a [Rule], seen: &mut BTreeSet<&'a str>) -> bool {
-    rules.iter().all(|rule| {
-        let drops = rule.exprs.last() == Some(&Expr::Verdict(Verdict::Drop));
+    rules.iter().enumerate().all(|(place, rule)| {
+        let drops = drops(rule) || rules.get(place + 1).is_some_and(drops_all);
         rule.exprs.iter().all(|expr| match expr {
             Expr::SetCtMark { .. } => drops,
             Expr::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
@@ -99,6 +99,16 @@ fn denies_only<'a>(table: &'a Table, rules: &'a [Rule], seen: &mut BTreeSet<&'a 
             _ => true,
         })
     })
+}
+
+/// Whether a rule drops what it matches.
+fn drops(rule: &Rule) -> bool {
+    rule.exprs.last() == Some(&Expr::Verdict(Verdict::Drop))
+}
+
+/// Whether a rule drops every packet.
+fn drops_all(rule: &Rule) -> bool {
+    drops(rule) && rule.exprs.iter().all(|expr| matches!(expr, Expr::Counter(_) | Expr::Verdict(_)))
 }
 
 /// The same for what a verdict leads to.

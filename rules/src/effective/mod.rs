@@ -31,6 +31,13 @@ pub struct Effective {
     pub endpoints: BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
 }
 
+impl Effective {
+    /// The addresses of all local pods.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
+    }
+}
+
 /// A local pod and what holds for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectivePod {
