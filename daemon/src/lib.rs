@@ -1,1 +1,3 @@
-//! x
+//! The daemon: everything that touches the world.
+
+pub mod kernel;

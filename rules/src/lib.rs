@@ -8,6 +8,7 @@
 
 pub mod compile;
 pub mod effective;
+pub mod encode;
 pub mod names;
 pub mod object;
 pub mod parse;
