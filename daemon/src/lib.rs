@@ -1,6 +1,8 @@
-//! The node daemon: what touches the kernel and the world.
+//! The node daemon: everything that touches the world.
 
 pub mod bypass;
+pub mod engine;
+pub mod kernel;
 pub mod links;
 pub mod lock;
 pub mod netlink;

@@ -12,6 +12,7 @@ pub mod diff;
 pub mod effective;
 pub mod index;
 pub mod judge;
+pub mod encode;
 pub mod names;
 pub mod object;
 pub mod parse;

@@ -1,0 +1,62 @@
+//! The one place where the kernel's netfilter is touched.
+//!
+//! In: operations of the model, and questions. Out: transactions, and what the kernel has in the model's terms. What always
+//! holds: everything here blocks and is used by one thread; a transaction is all or nothing; after one whose outcome is
+//! not known, no late answer to it is taken for the answer to another.
+
+mod dump;
+pub mod socket;
+pub mod transaction;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use flatfell_rules::ruleset::{CounterValue, Op, Ruleset, TableId};
+use socket::Socket;
+pub use socket::DumpError;
+pub use transaction::{CommitError, CommitStats};
+
+/// The kernel's nftables, over netlink, of the network namespace of the thread that opened it.
+pub struct Kernel {
+    transactions: Socket,
+    dumps: Socket,
+}
+
+impl Kernel {
+    /// Opens the sockets.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { transactions: Socket::open()?, dumps: Socket::open()? })
+    }
+
+    /// The port id that events about this daemon's own transactions carry.
+    pub fn port_id(&self) -> u32 {
+        self.transactions.port_id()
+    }
+
+    /// Commits all operations or none.
+    pub fn commit(&mut self, ops: &[Op]) -> Result<CommitStats, CommitError> {
+        let result = transaction::commit(&mut self.transactions, ops);
+        if result.as_ref().is_err_and(CommitError::is_uncertain) {
+            self.transactions = Socket::open().map_err(CommitError::Uncertain)?;
+        }
+        result
+    }
+
+    /// All tables of the families in use.
+    pub fn tables(&mut self) -> Result<Vec<TableId>, DumpError> {
+        dump::tables(&mut self.dumps)
+    }
+
+    /// The values of a table's counters; empty for a table that is not there. A counter that is made or deleted while
+    /// they are read may be missing: an absent name is not zero.
+    pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<String, CounterValue>, DumpError> {
+        dump::counters(&mut self.dumps, table)
+    }
+
+    /// The tables of these names as far as they are there. Rules are recognised among those `want` has in the same
+    /// chain; any other reads as [`flatfell_rules::ruleset::Expr::Foreign`].
+    pub fn read(&mut self, names: &[TableId], want: &Ruleset) -> Result<Ruleset, DumpError> {
+        dump::read(&mut self.dumps, names, want)
+    }
+}

@@ -1,0 +1,140 @@
+//! What was committed reads back as it was, and what others changed does not.
+
+mod kernel_common;
+
+use std::collections::BTreeMap;
+
+use flatfell::kernel::Kernel;
+use flatfell_rules::ruleset::*;
+use kernel_common::*;
+
+fn names(ruleset: &Ruleset) -> Vec<TableId> {
+    ruleset.tables.keys().cloned().collect()
+}
+
+#[test]
+fn everything_reads_back() {
+    in_namespace(|| {
+        let ruleset = everything();
+        let mut kernel = Kernel::open().expect("socket");
+        assert_eq!(kernel.read(&names(&ruleset), &ruleset).expect("read"), Ruleset::default());
+        kernel.commit(&make(&ruleset)).expect("commit");
+        assert_eq!(kernel.tables().expect("tables"), names(&ruleset));
+        assert_eq!(kernel.read(&names(&ruleset), &ruleset).expect("read"), ruleset);
+    });
+}
+
+#[test]
+fn what_exists_is_added_again_without_a_change() {
+    in_namespace(|| {
+        let mut ruleset = everything();
+        for chain in ruleset.tables.values_mut().flat_map(|table| table.chains.values_mut()) {
+            chain.rules.clear();
+        }
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&ruleset)).expect("commit");
+        kernel.commit(&make(&ruleset)).expect("again");
+        assert_eq!(kernel.read(&names(&ruleset), &ruleset).expect("read"), ruleset);
+    });
+}
+
+#[test]
+fn everything_can_be_deleted_one_by_one() {
+    in_namespace(|| {
+        let ruleset = everything();
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&ruleset)).expect("commit");
+        let mut ops = Vec::new();
+        for (id, table) in &ruleset.tables {
+            let mut op = |kind| ops.push(Op { table: id.clone(), kind });
+            table.chains.keys().for_each(|name| op(OpKind::FlushChain(name.clone())));
+            for (name, set) in &table.sets {
+                op(OpKind::DeleteElements { set: name.clone(), elements: set.elements.clone() });
+                op(OpKind::DeleteSet(name.clone()));
+            }
+            table.chains.keys().for_each(|name| op(OpKind::DeleteChain(name.clone())));
+            table.counters.keys().for_each(|name| op(OpKind::DeleteCounter(name.clone())));
+        }
+        kernel.commit(&ops).expect("delete");
+        let empty = kernel.read(&names(&ruleset), &ruleset).expect("read");
+        assert_eq!(empty.tables.len(), 2);
+        assert!(empty.tables.values().all(|table| *table == Table::default()));
+        let tables = names(&ruleset).into_iter().map(|table| Op { table, kind: OpKind::DeleteTable });
+        kernel.commit(&tables.collect::<Vec<_>>()).expect("delete tables");
+        assert_eq!(kernel.tables().expect("tables"), vec![]);
+    });
+}
+
+/// Each of these edits must be seen: the ruleset that is read differs from the wanted one.
+#[test]
+fn what_others_changed_is_seen() {
+    const TABLE: &str = "inet flatfell-1a";
+    let edits = [
+        "add rule inet flatfell-1a pod-1 accept",
+        "insert rule inet flatfell-1a forward tcp dport 22 accept",
+        "add rule inet flatfell-1a forward accept comment \"open\"",
+        "flush chain inet flatfell-1a forward",
+        "add element inet flatfell-1a a4 { 1.2.3.4 }",
+        "delete element inet flatfell-1a egress4 { 10.0.0.1 }",
+        "add element inet flatfell-1a cidr4 { 10.0.0.0/8 }",
+        "add set inet flatfell-1a other { type ether_addr; }",
+        "add set inet flatfell-1a other { type ipv4_addr; flags timeout; }",
+        "add map inet flatfell-1a other { type ipv4_addr : ipv4_addr; }",
+        "add map inet flatfell-1a other { type ipv4_addr : ipv4_addr; elements = { 1.2.3.4 : 5.6.7.8 }; }",
+        "add chain inet flatfell-1a other { type nat hook prerouting priority 0; }",
+        "add chain inet flatfell-1a forward { policy drop; }",
+        "add counter inet flatfell-1a other",
+        "reset counters; add chain inet flatfell-1a other",
+        "delete table bridge flatfell-1a",
+    ];
+    for edit in edits {
+        in_namespace(|| {
+            let ruleset = everything();
+            let mut kernel = Kernel::open().expect("socket");
+            kernel.commit(&make(&ruleset)).expect("commit");
+            run("nft", &[edit]);
+            let read = kernel.read(&names(&ruleset), &ruleset).expect("read");
+            assert_ne!(read, ruleset, "{edit} in {TABLE}");
+        });
+    }
+}
+
+#[test]
+fn a_rule_is_recognised_at_another_place_and_with_another_comment() {
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1b");
+        let drop = rule("one", vec![Expr::Verdict(Verdict::Drop)]);
+        let accept = rule("two", vec![Expr::Verdict(Verdict::Accept)]);
+        let with = |rules: Vec<Rule>| {
+            let chain = Chain { rules, ..Chain::default() };
+            let table = Table { chains: BTreeMap::from([("c".to_owned(), chain)]), ..Table::default() };
+            Ruleset { tables: BTreeMap::from([(id.clone(), table)]) }
+        };
+        let mut kernel = Kernel::open().expect("socket");
+        let other = Rule { comment: "else".to_owned(), ..drop.clone() };
+        let made = with(vec![other, accept.clone()]);
+        kernel.commit(&make(&made)).expect("commit");
+        let want = with(vec![accept.clone(), drop]);
+        assert_eq!(kernel.read(std::slice::from_ref(&id), &want).expect("read"), made);
+        let unknown = kernel.read(std::slice::from_ref(&id), &with(vec![accept])).expect("read");
+        let first = &unknown.tables[&id].chains["c"].rules[0].exprs;
+        assert!(matches!(first.as_slice(), [Expr::Foreign(_)]), "{first:?}");
+    });
+}
+
+#[test]
+fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
+    in_namespace(|| {
+        let id = table_id(Family::Bridge, "flatfell-1b");
+        let start = CounterValue { packets: 1 << 40, bytes: u64::MAX - 1 };
+        let op = |kind| Op { table: id.clone(), kind };
+        let add = |name: &str, start| op(OpKind::AddCounter { name: name.to_owned(), comment: String::new(), start });
+        let mut kernel = Kernel::open().expect("socket");
+        assert_eq!(kernel.counters(&id).expect("none"), BTreeMap::new());
+        kernel
+            .commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())])
+            .expect("commit");
+        let expected = BTreeMap::from([("a".to_owned(), start), ("b".to_owned(), CounterValue::default())]);
+        assert_eq!(kernel.counters(&id).expect("two"), expected);
+    });
+}

@@ -1,0 +1,500 @@
+//! Safe types over libnftnl's tables, chains, rules, sets, objects, elements and expressions.
+//!
+//! In: attributes by their libnftnl number. Out: netlink messages, and the same attributes of messages that were
+//! received. What always holds: this is the only file of the crate that calls libnftnl; an object's `weight` is never
+//! less than the bytes its message takes, so that no message is written past the end of the scratch buffer; what was
+//! given to an object that owns it is not freed twice.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+
+use nftnl_sys::libc::{c_char, c_void, nlmsghdr};
+use nftnl_sys::*;
+
+use super::EncodeError;
+
+/// Bytes of the scratch buffer one message is written to.
+const SCRATCH: usize = 128 * 1024;
+
+/// The heaviest object that is written: a nested attribute's length has 16 bits.
+pub(super) const MAX_WEIGHT: usize = 60 * 1024;
+
+/// More than all attributes of fixed size of any object or expression here take, with their headers.
+const FIXED: usize = 256;
+
+/// More than one element's attributes of fixed size take, with their headers.
+const FIXED_ELEMENT: usize = 96;
+
+/// libnftnl's setters take 16 bits where its constants have 32; all constants fit.
+fn attr(number: u32) -> u16 {
+    let [low, high, ..] = number.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
+fn text(value: &str) -> Result<CString, EncodeError> {
+    CString::new(value).map_err(|_| EncodeError::Nul(value.to_owned()))
+}
+
+fn length(data: &[u8]) -> Result<u32, EncodeError> {
+    u32::try_from(data.len()).map_err(|_| EncodeError::TooLarge(data.len()))
+}
+
+/// Some setters of libnftnl answer -1 when memory is short, others answer nothing.
+trait Answer {
+    fn check(self) -> Result<(), EncodeError>;
+}
+
+impl Answer for i32 {
+    fn check(self) -> Result<(), EncodeError> {
+        if self < 0 { Err(EncodeError::Memory) } else { Ok(()) }
+    }
+}
+
+impl Answer for () {
+    fn check(self) -> Result<(), EncodeError> {
+        Ok(())
+    }
+}
+
+/// What a message can carry.
+pub(super) trait Payload {
+    /// At least the bytes the message takes.
+    fn weight(&self) -> usize;
+    /// Writes the attributes behind `header`.
+    ///
+    /// # Safety
+    /// `header` is a message header with nfgenmsg, with `weight()` bytes of room behind it.
+    unsafe fn write(&self, header: *mut nlmsghdr);
+}
+
+macro_rules! object {
+    ($(#[$doc:meta])* $name:ident: $raw:ident, $alloc:ident, $free:ident, $write:ident, $parse:ident,
+     $set_u32:ident, $set_u64:ident, $set_str:ident, $set_data:ident,
+     $get_u32:ident, $get_u64:ident, $get_str:ident, $get_data:ident, $is_set:ident) => {
+        $(#[$doc])*
+        pub(super) struct $name {
+            raw: NonNull<$raw>,
+            weight: usize,
+        }
+
+        #[allow(dead_code, reason = "one interface for all objects; not each of them needs all of it")]
+        impl $name {
+            pub(super) fn new() -> Result<Self, EncodeError> {
+                // SAFETY: takes no argument; null means no memory.
+                let raw = NonNull::new(unsafe { $alloc() }).ok_or(EncodeError::Memory)?;
+                Ok(Self { raw, weight: FIXED })
+            }
+
+            pub(super) fn u32(&mut self, number: u32, value: u32) -> &mut Self {
+                // SAFETY: `raw` is a live object of this type that nothing else points to.
+                unsafe { $set_u32(self.raw.as_ptr(), attr(number), value) };
+                self
+            }
+
+            pub(super) fn u64(&mut self, number: u32, value: u64) -> &mut Self {
+                // SAFETY: as in `u32`.
+                unsafe { $set_u64(self.raw.as_ptr(), attr(number), value) };
+                self
+            }
+
+            pub(super) fn str(&mut self, number: u32, value: &str) -> Result<&mut Self, EncodeError> {
+                let value_z = text(value)?;
+                self.weight += value.len() + 8;
+                // SAFETY: as in `u32`; the string ends in NUL and is copied.
+                unsafe { $set_str(self.raw.as_ptr(), attr(number), value_z.as_ptr()) }.check()?;
+                Ok(self)
+            }
+
+            pub(super) fn data(&mut self, number: u32, data: &[u8]) -> Result<&mut Self, EncodeError> {
+                let len = length(data)?;
+                self.weight += data.len() + 8;
+                // SAFETY: as in `u32`; `len` bytes are readable and are copied.
+                unsafe { $set_data(self.raw.as_ptr(), attr(number), data.as_ptr().cast(), len) }.check()?;
+                Ok(self)
+            }
+
+            pub(super) fn has(&self, number: u32) -> bool {
+                // SAFETY: as in `u32`; only read.
+                unsafe { $is_set(self.raw.as_ptr(), attr(number)) }
+            }
+
+            pub(super) fn get_u32(&self, number: u32) -> Option<u32> {
+                // SAFETY: as in `u32`; the attribute is there and a number of 32 bits.
+                self.has(number).then(|| unsafe { $get_u32(self.raw.as_ptr(), attr(number)) })
+            }
+
+            pub(super) fn get_u64(&self, number: u32) -> Option<u64> {
+                // SAFETY: as in `get_u32`, of 64 bits.
+                self.has(number).then(|| unsafe { $get_u64(self.raw.as_ptr(), attr(number)) })
+            }
+
+            pub(super) fn get_str(&self, number: u32) -> Option<String> {
+                // SAFETY: as in `u32`; a string attribute is null or a string that ends in NUL and lives as long as
+                // the object; it is copied before that ends.
+                unsafe { owned_str($get_str(self.raw.as_ptr(), attr(number))) }
+            }
+
+            pub(super) fn get_data(&self, number: u32) -> Option<Vec<u8>> {
+                let mut len = 0;
+                // SAFETY: as in `u32`; the pointer is null or has `len` bytes, which are copied.
+                unsafe { owned_data($get_data(self.raw.as_ptr(), attr(number), &raw mut len), len) }
+            }
+
+            pub(super) fn parse(message: &[u8]) -> Option<Self> {
+                let message = Aligned::new(message)?;
+                let object = Self::new().ok()?;
+                // SAFETY: `message` is aligned and as long as its header says; libnftnl copies what it keeps.
+                let answer = unsafe { $parse(message.header(), object.raw.as_ptr()) };
+                (answer >= 0).then_some(object)
+            }
+        }
+
+        impl Payload for $name {
+            fn weight(&self) -> usize {
+                self.weight
+            }
+
+            unsafe fn write(&self, header: *mut nlmsghdr) {
+                // SAFETY: the caller gives a header with room for `weight` bytes, which bounds what is written.
+                unsafe { $write(header, self.raw.as_ptr()) }
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: `raw` came from the matching alloc and is freed here only, with all it owns.
+                unsafe { $free(self.raw.as_ptr()) }
+            }
+        }
+    };
+}
+
+object!(
+    /// A table.
+    Table: nftnl_table, nftnl_table_alloc, nftnl_table_free, nftnl_table_nlmsg_build_payload, nftnl_table_nlmsg_parse,
+    nftnl_table_set_u32, nftnl_table_set_u64, nftnl_table_set_str, nftnl_table_set_data,
+    nftnl_table_get_u32, nftnl_table_get_u64, nftnl_table_get_str, nftnl_table_get_data, nftnl_table_is_set
+);
+object!(
+    /// A chain.
+    Chain: nftnl_chain, nftnl_chain_alloc, nftnl_chain_free, nftnl_chain_nlmsg_build_payload, nftnl_chain_nlmsg_parse,
+    nftnl_chain_set_u32, nftnl_chain_set_u64, nftnl_chain_set_str, nftnl_chain_set_data,
+    nftnl_chain_get_u32, nftnl_chain_get_u64, nftnl_chain_get_str, nftnl_chain_get_data, nftnl_chain_is_set
+);
+object!(
+    /// A rule; owns its expressions.
+    Rule: nftnl_rule, nftnl_rule_alloc, nftnl_rule_free, nftnl_rule_nlmsg_build_payload, nftnl_rule_nlmsg_parse,
+    nftnl_rule_set_u32, nftnl_rule_set_u64, nftnl_rule_set_str, nftnl_rule_set_data,
+    nftnl_rule_get_u32, nftnl_rule_get_u64, nftnl_rule_get_str, nftnl_rule_get_data, nftnl_rule_is_set
+);
+object!(
+    /// A set without elements.
+    Set: nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_nlmsg_build_payload, nftnl_set_nlmsg_parse,
+    nftnl_set_set_u32, nftnl_set_set_u64, nftnl_set_set_str, nftnl_set_set_data,
+    nftnl_set_get_u32, nftnl_set_get_u64, nftnl_set_get_str, nftnl_set_get_data, nftnl_set_is_set
+);
+object!(
+    /// A list of elements of one set; owns them.
+    Elements: nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_elems_nlmsg_build_payload, nftnl_set_elems_nlmsg_parse,
+    nftnl_set_set_u32, nftnl_set_set_u64, nftnl_set_set_str, nftnl_set_set_data,
+    nftnl_set_get_u32, nftnl_set_get_u64, nftnl_set_get_str, nftnl_set_get_data, nftnl_set_is_set
+);
+object!(
+    /// A named object, such as a counter.
+    Object: nftnl_obj, nftnl_obj_alloc, nftnl_obj_free, nftnl_obj_nlmsg_build_payload, nftnl_obj_nlmsg_parse,
+    nftnl_obj_set_u32, nftnl_obj_set_u64, nftnl_obj_set_str, nftnl_obj_set_data,
+    nftnl_obj_get_u32, nftnl_obj_get_u64, nftnl_obj_get_str, nftnl_obj_get_data, nftnl_obj_is_set
+);
+
+/// An expression that no rule owns yet.
+pub(super) struct Expr {
+    raw: NonNull<nftnl_expr>,
+    weight: usize,
+}
+
+impl Expr {
+    pub(super) fn new(kind: &CStr) -> Result<Self, EncodeError> {
+        // SAFETY: the name ends in NUL; null means no memory or an unknown name.
+        let raw = NonNull::new(unsafe { nftnl_expr_alloc(kind.as_ptr()) }).ok_or(EncodeError::Memory)?;
+        Ok(Self { raw, weight: FIXED })
+    }
+
+    pub(super) fn u16(self, number: u32, value: u16) -> Self {
+        // SAFETY: `raw` is a live expression that nothing else points to.
+        unsafe { nftnl_expr_set_u16(self.raw.as_ptr(), attr(number), value) };
+        self
+    }
+
+    pub(super) fn u32(self, number: u32, value: u32) -> Self {
+        // SAFETY: as in `u16`.
+        unsafe { nftnl_expr_set_u32(self.raw.as_ptr(), attr(number), value) };
+        self
+    }
+
+    pub(super) fn u64(self, number: u32, value: u64) -> Self {
+        // SAFETY: as in `u16`.
+        unsafe { nftnl_expr_set_u64(self.raw.as_ptr(), attr(number), value) };
+        self
+    }
+
+    pub(super) fn str(mut self, number: u32, value: &str) -> Result<Self, EncodeError> {
+        let value_z = text(value)?;
+        self.weight += value.len() + 8;
+        // SAFETY: as in `u16`; the string ends in NUL and is copied.
+        unsafe { nftnl_expr_set_str(self.raw.as_ptr(), attr(number), value_z.as_ptr()) }.check()?;
+        Ok(self)
+    }
+
+    pub(super) fn data(mut self, number: u32, data: &[u8]) -> Result<Self, EncodeError> {
+        let len = length(data)?;
+        self.weight += data.len() + 8;
+        // SAFETY: as in `u16`; `len` bytes are readable and are copied.
+        unsafe { nftnl_expr_set(self.raw.as_ptr(), attr(number), data.as_ptr().cast(), len) }.check()?;
+        Ok(self)
+    }
+}
+
+impl Drop for Expr {
+    fn drop(&mut self) {
+        // SAFETY: `raw` came from nftnl_expr_alloc; `Rule::add` forgets the expressions it hands over.
+        unsafe { nftnl_expr_free(self.raw.as_ptr()) }
+    }
+}
+
+impl Rule {
+    /// Adds an expression at the end.
+    pub(super) fn add(&mut self, expr: Expr) {
+        self.weight += expr.weight;
+        // SAFETY: both are live; the rule owns the expression from here on.
+        unsafe { nftnl_rule_add_expr(self.raw.as_ptr(), expr.raw.as_ptr()) };
+        std::mem::forget(expr);
+    }
+
+    /// libnftnl's text of each expression, with the size of what is compared, which that text does not show.
+    pub(super) fn print(&self) -> Result<Vec<String>, EncodeError> {
+        // SAFETY: the rule lives longer than the iterator, which is destroyed below.
+        let iter = NonNull::new(unsafe { nftnl_expr_iter_create(self.raw.as_ptr()) }).ok_or(EncodeError::Memory)?;
+        let mut lines = Vec::new();
+        loop {
+            // SAFETY: the iterator is live; null ends it.
+            let expr = unsafe { nftnl_expr_iter_next(iter.as_ptr()) };
+            if expr.is_null() {
+                break;
+            }
+            // SAFETY: `expr` is owned by the rule and live.
+            lines.push(unsafe { print(expr) });
+        }
+        // SAFETY: made above, used no more.
+        unsafe { nftnl_expr_iter_destroy(iter.as_ptr()) };
+        Ok(lines)
+    }
+}
+
+/// # Safety
+/// `expr` is a live expression.
+unsafe fn print(expr: *mut nftnl_expr) -> String {
+    let mut buffer = [0_u8; 2048];
+    // SAFETY: the caller's; the buffer has the length that is given, and its last byte stays NUL.
+    let (name, compared) = unsafe {
+        nftnl_expr_snprintf(buffer.as_mut_ptr().cast::<c_char>(), buffer.len() - 1, expr, NFTNL_OUTPUT_DEFAULT, 0);
+        let name = owned_str(nftnl_expr_get_str(expr, attr(NFTNL_EXPR_NAME))).unwrap_or_default();
+        let mut compared = 0;
+        if name == "cmp" {
+            nftnl_expr_get(expr, attr(NFTNL_EXPR_CMP_DATA), &raw mut compared);
+        }
+        (name, compared)
+    };
+    let line = CStr::from_bytes_until_nul(&buffer).unwrap_or_default().to_string_lossy();
+    if name == "cmp" { format!("[ {name} {line} {compared}b ]") } else { format!("[ {name} {line}]") }
+}
+
+/// One element as libnftnl holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawElement {
+    /// The key.
+    pub key: Vec<u8>,
+    /// NFT_SET_ELEM_*.
+    pub flags: u32,
+    /// NF_* or NFT_* of linux/netfilter/nf_tables.h, for an element with a verdict.
+    pub verdict: Option<u32>,
+    /// The chain a verdict leads to.
+    pub chain: Option<String>,
+    /// The object an element leads to.
+    pub object: Option<String>,
+    /// User data; empty for none.
+    pub user_data: Vec<u8>,
+}
+
+impl RawElement {
+    /// At least the bytes it takes in a message.
+    pub(super) fn weight(&self) -> usize {
+        let names = self.chain.as_deref().map_or(0, str::len) + self.object.as_deref().map_or(0, str::len);
+        FIXED_ELEMENT + self.key.len() + names + self.user_data.len()
+    }
+}
+
+impl Elements {
+    /// Adds an element.
+    pub(super) fn add(&mut self, element: &RawElement) -> Result<(), EncodeError> {
+        // SAFETY: takes no argument; null means no memory.
+        let raw = NonNull::new(unsafe { nftnl_set_elem_alloc() }).ok_or(EncodeError::Memory)?;
+        // SAFETY: `raw` is live; the list owns it from here on and frees it, also when a setter below fails.
+        unsafe { nftnl_set_elem_add(self.raw.as_ptr(), raw.as_ptr()) };
+        self.weight += element.weight();
+        let put = |number: u32, data: &[u8]| {
+            let len = length(data)?;
+            // SAFETY: `raw` is live as the list is; `len` bytes are readable and are copied.
+            unsafe { nftnl_set_elem_set(raw.as_ptr(), attr(number), data.as_ptr().cast(), len) }.check()
+        };
+        put(NFTNL_SET_ELEM_KEY, &element.key)?;
+        if element.flags != 0 {
+            put(NFTNL_SET_ELEM_FLAGS, &element.flags.to_ne_bytes())?;
+        }
+        if let Some(verdict) = element.verdict {
+            put(NFTNL_SET_ELEM_VERDICT, &verdict.to_ne_bytes())?;
+        }
+        for (number, name) in [(NFTNL_SET_ELEM_CHAIN, &element.chain), (NFTNL_SET_ELEM_OBJREF, &element.object)] {
+            if let Some(name) = name {
+                put(number, text(name)?.as_bytes_with_nul())?;
+            }
+        }
+        if element.user_data.is_empty() { Ok(()) } else { put(NFTNL_SET_ELEM_USERDATA, &element.user_data) }
+    }
+
+    /// All elements.
+    pub(super) fn all(&self) -> Result<Vec<RawElement>, EncodeError> {
+        // SAFETY: the list lives longer than the iterator, which is destroyed below.
+        let iter =
+            NonNull::new(unsafe { nftnl_set_elems_iter_create(self.raw.as_ptr()) }).ok_or(EncodeError::Memory)?;
+        let mut all = Vec::new();
+        loop {
+            // SAFETY: the iterator is live; null ends it.
+            let Some(raw) = NonNull::new(unsafe { nftnl_set_elems_iter_next(iter.as_ptr()) }) else { break };
+            all.push(read_element(raw));
+        }
+        // SAFETY: made above, used no more.
+        unsafe { nftnl_set_elems_iter_destroy(iter.as_ptr()) };
+        Ok(all)
+    }
+}
+
+fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
+    let data = |number: u32| {
+        let mut len = 0;
+        // SAFETY: the caller's list owns the element; the pointer is null or has `len` bytes, which are copied.
+        unsafe { owned_data(nftnl_set_elem_get(raw.as_ptr(), attr(number), &raw mut len), len) }
+    };
+    let number = |number: u32| data(number).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
+    let name = |number: u32| {
+        // SAFETY: as above; a string attribute is null or ends in NUL.
+        unsafe { owned_str(nftnl_set_elem_get_str(raw.as_ptr(), attr(number))) }
+    };
+    RawElement {
+        key: data(NFTNL_SET_ELEM_KEY).unwrap_or_default(),
+        flags: number(NFTNL_SET_ELEM_FLAGS).unwrap_or(0),
+        verdict: number(NFTNL_SET_ELEM_VERDICT),
+        chain: name(NFTNL_SET_ELEM_CHAIN),
+        object: name(NFTNL_SET_ELEM_OBJREF),
+        user_data: data(NFTNL_SET_ELEM_USERDATA).unwrap_or_default(),
+    }
+}
+
+/// # Safety
+/// `value` is null or a string that ends in NUL.
+unsafe fn owned_str(value: *const c_char) -> Option<String> {
+    // SAFETY: the caller's.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
+}
+
+/// # Safety
+/// `value` is null or has `len` readable bytes.
+unsafe fn owned_data(value: *const c_void, len: u32) -> Option<Vec<u8>> {
+    let len = usize::try_from(len).ok()?;
+    // SAFETY: the caller's.
+    (!value.is_null()).then(|| unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }.to_vec())
+}
+
+/// A received message at an address that libnftnl can read it from.
+struct Aligned(Vec<u32>);
+
+impl Aligned {
+    /// `None` unless the message is as long as its header says and has a netfilter header.
+    fn new(message: &[u8]) -> Option<Self> {
+        let said = u32::from_ne_bytes(message.get(..4)?.try_into().ok()?);
+        if usize::try_from(said).ok()? != message.len() || message.len() < 20 {
+            return None;
+        }
+        let words = message.chunks(4).map(|chunk| {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u32::from_ne_bytes(word)
+        });
+        Some(Self(words.collect()))
+    }
+
+    fn header(&self) -> *const nlmsghdr {
+        self.0.as_ptr().cast()
+    }
+}
+
+/// Writes messages one behind the other.
+pub(super) struct Writer {
+    scratch: Vec<u64>,
+    /// All messages so far.
+    pub(super) out: Vec<u8>,
+}
+
+/// Type, family, flags and sequence number of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) kind: u16,
+    pub(super) family: u16,
+    pub(super) flags: u16,
+    pub(super) seq: u32,
+}
+
+impl Writer {
+    pub(super) fn new() -> Self {
+        Self { scratch: vec![0; SCRATCH / 8], out: Vec::new() }
+    }
+
+    /// Writes a message with the object's attributes.
+    pub(super) fn message(&mut self, header: Header, payload: &impl Payload) -> Result<(), EncodeError> {
+        if payload.weight() > MAX_WEIGHT {
+            return Err(EncodeError::TooLarge(payload.weight()));
+        }
+        let buffer = self.scratch.as_mut_ptr().cast::<c_char>();
+        // SAFETY: the scratch buffer is aligned and holds the headers and twice MAX_WEIGHT.
+        let written = unsafe {
+            let raw = nftnl_nlmsg_build_hdr(buffer, header.kind, header.family, header.flags, header.seq);
+            payload.write(raw);
+            (*raw).nlmsg_len
+        };
+        self.take(written)
+    }
+
+    /// Opens the transaction.
+    pub(super) fn begin(&mut self, seq: u32) -> Result<(), EncodeError> {
+        // SAFETY: the scratch buffer is aligned and far larger than the message.
+        let written = unsafe { (*nftnl_batch_begin(self.scratch.as_mut_ptr().cast(), seq)).nlmsg_len };
+        self.take(written)
+    }
+
+    /// Closes the transaction.
+    pub(super) fn end(&mut self, seq: u32) -> Result<(), EncodeError> {
+        // SAFETY: as in `begin`.
+        let written = unsafe { (*nftnl_batch_end(self.scratch.as_mut_ptr().cast(), seq)).nlmsg_len };
+        self.take(written)
+    }
+
+    /// Appends the message in the scratch buffer, padded to 4 bytes as netlink wants it.
+    fn take(&mut self, written: u32) -> Result<(), EncodeError> {
+        let len = usize::try_from(written).map_err(|_| EncodeError::Memory)?;
+        let words = len.div_ceil(8).min(self.scratch.len());
+        let bytes = self.scratch[..words].iter().flat_map(|word| word.to_ne_bytes());
+        self.out.extend(bytes.take(len));
+        self.out.resize(self.out.len().next_multiple_of(4), 0);
+        Ok(())
+    }
+}
