@@ -13,3 +13,5 @@ pub mod object;
 pub mod parse;
 pub mod policy;
 pub mod ruleset;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
