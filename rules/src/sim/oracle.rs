@@ -239,10 +239,9 @@ impl<'a> Reading<'a> {
         if matches!(probe.packet, Packet::RouterAdvertisement | Packet::Redirect) {
             return Some(self.mistaken(Row::RouterAdvertisement));
         }
-        if matches!(probe.packet, Packet::NeighbourSolicitation | Packet::MldReport) {
-            if !self.mistaken(Row::NeighbourDiscovery) {
-                return Some(true);
-            }
+        let discovery = matches!(probe.packet, Packet::NeighbourSolicitation | Packet::MldReport);
+        if discovery && !self.mistaken(Row::NeighbourDiscovery) {
+            return Some(true);
         }
         if link_local(probe.source) || link_local(probe.destination) {
             return Some(!self.someone_is_isolated() || self.mistaken(Row::LinkLocal));

@@ -108,7 +108,7 @@ fn pod_name(random: &mut Random, index: usize) -> String {
 fn pod(random: &mut Random, index: usize, namespace: &str, node: u8) -> Value {
     let name = pod_name(random, index);
     let created = format!("2026-01-0{}T00:00:00Z", random.between(1, 3));
-    let uid = format!("{:08x}", random.next() >> 32);
+    let uid = format!("{:08x}", random.bits() >> 32);
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": created,

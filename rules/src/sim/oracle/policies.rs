@@ -95,8 +95,8 @@ impl<'a> Reading<'a> {
 
     /// "`ingress: []` or missing: nothing." A refused policy allows nothing.
     fn policy_allows(&self, policy: &Policy<'_>, connection: &Connection<'_>) -> bool {
-        let only_block_beside = policy.faults.iter().all(|fault| *fault == Fault::BlockBesidePeer);
-        if !policy.faults.is_empty() && !(only_block_beside && self.mistaken(Row::BlockBesidePeer)) {
+        let overlooked = |fault: &Fault| *fault == Fault::BlockBesidePeer && self.mistaken(Row::BlockBesidePeer);
+        if !policy.faults.iter().all(overlooked) {
             return false;
         }
         let rules = rules(policy, connection.direction);

@@ -3,6 +3,7 @@
 //! In: the objects of a [`Cluster`](crate::sim::cluster::Cluster). Out: [`World`]. What always holds: nothing is judged
 //! here; every decision is the oracle's.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -129,9 +130,9 @@ impl<'a> Pod<'a> {
         !self.raw["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null()
     }
 
-    /// What decides which of two pods an address belongs to.
-    pub fn seniority(&self) -> (bool, &str, &str) {
+    /// What decides which of two pods an address belongs to: the greatest has it. The smallest UID comes first.
+    pub fn seniority(&self) -> (bool, &str, Reverse<&str>) {
         let text = |field: &'static str| self.raw["metadata"][field].as_str().unwrap_or_default();
-        (!self.terminal(), text("creationTimestamp"), text("uid"))
+        (!self.terminal(), text("creationTimestamp"), Reverse(text("uid")))
     }
 }
