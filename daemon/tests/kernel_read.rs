@@ -131,9 +131,7 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
         let add = |name: &str, start| op(OpKind::AddCounter { name: name.to_owned(), comment: String::new(), start });
         let mut kernel = Kernel::open().expect("socket");
         assert_eq!(kernel.counters(&id).expect("none"), BTreeMap::new());
-        kernel
-            .commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())])
-            .expect("commit");
+        kernel.commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())]).expect("commit");
         let expected = BTreeMap::from([("a".to_owned(), start), ("b".to_owned(), CounterValue::default())]);
         assert_eq!(kernel.counters(&id).expect("two"), expected);
     });

@@ -126,7 +126,8 @@ impl Engine {
     /// What the engine knows of itself.
     pub fn status(&self) -> Arc<EngineStatus> {
         let mut status = Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner));
-        let dead = self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
+        let dead =
+            self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
         if dead {
             Arc::make_mut(&mut status).not_ready.push("the engine's thread has ended".to_owned());
         }

@@ -158,7 +158,8 @@ impl Reconciler {
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
         if untyped.tables.is_empty() {
             self.generation = Generation::FIRST;
-            self.sweep_fault = self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}"));
+            self.sweep_fault =
+                self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}"));
             return Ok(untyped);
         }
         if self.status.enforced.is_none()

@@ -104,7 +104,8 @@ impl Worker {
         // Rounded up: a millisecond too early would spin.
         let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.links.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.links.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait is a short one.
         let _ = poll(&mut fds, timeout);
         let _ = self.wake.read();

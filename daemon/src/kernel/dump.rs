@@ -78,11 +78,7 @@ impl<'a> Question<'a> {
 
     /// Everything `read` makes of the dump's messages, of a dump that was not interrupted. What the question is about
     /// not being there is the empty answer.
-    fn ask<T>(
-        &self,
-        socket: &mut Socket,
-        mut read: impl FnMut(Message<'_>) -> Option<T>,
-    ) -> Result<Vec<T>, DumpError> {
+    fn ask<T>(&self, socket: &mut Socket, mut read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, DumpError> {
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
             let each = |message: Message<'_>| {

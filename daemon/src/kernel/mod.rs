@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use flatfell_rules::ruleset::{CounterValue, Op, Ruleset, TableId};
-use socket::Socket;
 pub use socket::DumpError;
+use socket::Socket;
 pub use transaction::{CommitError, CommitStats};
 
 /// The kernel's nftables, over netlink, of the network namespace of the thread that opened it.

@@ -9,9 +9,7 @@ use nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, RawElement, Rule, Set, Table, Writer};
-use super::types::{
-    INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, range_bytes, set_user_data,
-};
+use super::types::{INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, range_bytes, set_user_data};
 use super::{Batch, EncodeError, verdict_number};
 use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Op, OpKind, SetKind};
 
@@ -153,13 +151,7 @@ impl Encoder {
         Ok(object)
     }
 
-    fn add_chain(
-        &mut self,
-        table: &str,
-        chain: &str,
-        hook: Option<BaseHook>,
-        text: &str,
-    ) -> Result<(), EncodeError> {
+    fn add_chain(&mut self, table: &str, chain: &str, hook: Option<BaseHook>, text: &str) -> Result<(), EncodeError> {
         let mut object = self.chain(table, chain)?;
         if let Some(base) = hook {
             object.u32(NFTNL_CHAIN_HOOKNUM, hook_number(base.hook));
@@ -260,13 +252,7 @@ impl Encoder {
         Ok(object)
     }
 
-    fn add_counter(
-        &mut self,
-        table: &str,
-        counter: &str,
-        text: &str,
-        start: CounterValue,
-    ) -> Result<(), EncodeError> {
+    fn add_counter(&mut self, table: &str, counter: &str, text: &str, start: CounterValue) -> Result<(), EncodeError> {
         let mut object = self.counter(table, counter)?;
         object.u64(NFTNL_OBJ_CTR_PKTS, start.packets).u64(NFTNL_OBJ_CTR_BYTES, start.bytes);
         let user_data = comment(COMMENT, text)?;

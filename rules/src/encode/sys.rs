@@ -368,9 +368,8 @@ impl Elements {
         let iter =
             NonNull::new(unsafe { nftnl_set_elems_iter_create(self.raw.as_ptr()) }).ok_or(EncodeError::Memory)?;
         let mut all = Vec::new();
-        loop {
-            // SAFETY: the iterator is live; null ends it.
-            let Some(raw) = NonNull::new(unsafe { nftnl_set_elems_iter_next(iter.as_ptr()) }) else { break };
+        // SAFETY: the iterator is live; null ends it.
+        while let Some(raw) = NonNull::new(unsafe { nftnl_set_elems_iter_next(iter.as_ptr()) }) {
             all.push(read_element(raw));
         }
         // SAFETY: made above, used no more.
