@@ -16,3 +16,5 @@ pub mod object;
 pub mod parse;
 pub mod policy;
 pub mod ruleset;
+#[cfg(test)]
+mod testing;
