@@ -109,6 +109,7 @@ fn rules_that_write_our_bits_of_ct_mark_are_seen_and_no_others() {
         "ct mark set 0x01000000",
         "ct mark set 0x1",
         "ct mark set meta mark",
+        "ct mark 0x1 ct mark set 0x5",
         "ct mark set ct mark or 0x80000000",
         "ct mark set ct mark and 0x0fffffff",
         "ct mark set ct mark xor 0x01000000",

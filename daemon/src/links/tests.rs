@@ -129,11 +129,12 @@ fn what_was_learnt_survives_the_tables_and_a_claim_by_another_pod() {
         appear("10.244.1.5", "02:00:00:00:00:06", "vethb");
         links.process().expect("events");
         ip("neighbour del 10.244.1.5 dev cni0");
+        wait(&mut links, |links| links.state == picture(&mut links.requests).expect("dumped"));
         ip("link del vethb");
         links.process().expect("events");
         assert!(links.interfaces_gone(&pods).is_empty(), "its own interface lives");
         ip("link set vetha nomaster");
-        links.process().expect("events");
+        wait(&mut links, |links| links.state == picture(&mut links.requests).expect("dumped"));
         assert!(links.interfaces_gone(&pods).is_empty(), "no port any more, but there");
         ip("link del vetha");
         links.process().expect("events");
@@ -191,20 +192,53 @@ impl Drop for Pod {
 fn lost_events_lead_to_a_new_dump() {
     in_namespace(|| {
         bridge_with_ports();
+        ip("link add vethb type veth peer name podb");
+        ip("link set vethb master cni0 up");
         appear("10.244.1.5", "02:00:00:00:00:05", "vetha");
-        let pods = set(&["10.244.1.5"]);
+        let pods = set(&["10.244.1.5", "10.244.1.6"]);
         let mut links = Links::open().expect("dumped");
         links.events.widen(2048).expect("narrowed");
         links.interfaces_gone(&pods);
         for number in 0..60 {
             ip(&format!("link add d{number} type bridge"));
         }
+        appear("10.244.1.6", "02:00:00:00:00:06", "vethb");
         ip("link del vetha");
         let change = links.process().expect("read again");
         assert!(change.resynced, "{change:?}");
         assert!(links.exists("d59") && !links.exists("vetha"));
-        assert_eq!(links.interfaces_gone(&pods), Vec::from_iter(pods.clone()));
+        assert_eq!(links.interfaces_gone(&pods), Vec::from_iter(set(&["10.244.1.5"])));
+        ip("neighbour del 10.244.1.6 dev cni0");
         links.process().expect("events");
-        assert_eq!(links.state, picture(&mut links.requests).expect("dumped"), "events and dump agree");
+        ip("link del vethb");
+        links.process().expect("events");
+        assert_eq!(links.interfaces_gone(&pods), Vec::from_iter(set(&["10.244.1.6"])), "learnt from the new dump");
+        wait(&mut links, |links| links.state == picture(&mut links.requests).expect("dumped"));
     });
+}
+
+/// Reads a neighbour message as the kernel writes it.
+fn neighbour(kind: u16, family: u8, attrs: &[(u16, &[u8])]) -> Option<Event> {
+    let header = [family, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0];
+    let request =
+        attrs.iter().try_fold(Request::new(kind, DUMP, &header), |request, (kind, value)| request.attr(*kind, value));
+    let bytes = request.and_then(|request| request.finish(1)).expect("short");
+    let message = Messages::new(&bytes).next().expect("one").expect("well formed");
+    read(&message).expect("reads")
+}
+
+#[test]
+fn the_end_of_a_neighbour_is_no_news_of_it() {
+    let (new, gone, mac) = (28, 29, [2, 0, 0, 0, 0, 5]);
+    let address = IpAddr::from([10, 244, 1, 5]);
+    let told = [(1, &[10, 244, 1, 5][..]), (2, &mac[..])];
+    let event = |mac| Some(Event::Neighbour { device: 7, address, mac });
+    assert_eq!(neighbour(new, 2, &told), event(Some(mac.to_vec())));
+    assert_eq!(neighbour(gone, 2, &told), event(None));
+    assert_eq!(neighbour(new, 2, &told[..1]), event(None));
+    let entry = [(2, &mac[..]), (9, &[3, 0, 0, 0][..])];
+    let event = |port| Some(Event::Forward { bridge: 3, mac: mac.to_vec(), vlan: 0, port });
+    assert_eq!(neighbour(new, AF_BRIDGE, &entry), event(Some(7)));
+    assert_eq!(neighbour(gone, AF_BRIDGE, &entry), event(None));
+    assert_eq!(neighbour(new, AF_BRIDGE, &entry[..1]), None, "no bridge's entry");
 }
