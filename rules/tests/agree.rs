@@ -4,16 +4,20 @@
 //! differ. What always holds: the oracle sees raw objects only, so that parsing is judged too.
 
 use std::env;
+use std::net::IpAddr;
 
+use flatfell_rules::compile::{Generation, Layout, compile};
 use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 use flatfell_rules::object::Protocol;
 use flatfell_rules::parse;
-use flatfell_rules::sim::cluster::{Cluster, Packet, Path, Probe};
+use flatfell_rules::ruleset::{CtDirection, Family, Hook, Ruleset};
+use flatfell_rules::sim::cluster::{Cluster, Half, Packet, Path, Place, Probe};
 use flatfell_rules::sim::generate::{Random, change, cluster, probes};
 use flatfell_rules::sim::oracle::Oracle;
 use flatfell_rules::sim::shrink::{show, shrink};
+use flatfell_rules::sim::tracer;
 use serde_json::Value;
 
 /// Packets asked about in each cluster.
@@ -117,4 +121,107 @@ fn between_addresses(probe: &Probe) -> bool {
 #[test]
 fn the_judge_agrees_with_the_oracle() {
     agree(between_addresses, &judged);
+}
+
+/// A packet as the tracer takes it: at the probe's hook, with what conntrack knows of it.
+fn traced_packet(probe: &Probe, hook: Hook, from_pods: bool, flow: Option<tracer::Flow>) -> tracer::Packet {
+    let (icmpv6_type, protocol) = match (probe.packet, probe.source.is_ipv4()) {
+        (Packet::RouterAdvertisement, _) => (Some(134), 58),
+        (Packet::Redirect, _) => (Some(137), 58),
+        (Packet::NeighbourSolicitation, _) => (Some(135), 58),
+        (Packet::MldReport, _) => (Some(143), 58),
+        (Packet::Echo, false) => (Some(128), 58),
+        _ => (None, self::flow(probe, Path::Elsewhere).protocol),
+    };
+    tracer::Packet {
+        family: Family::Inet,
+        hook,
+        iif: Some(if from_pods { "cni0" } else { "flannel.1" }.to_owned()),
+        ether_type: if probe.source.is_ipv4() { 0x0800 } else { 0x86dd },
+        addresses: Some((probe.source, probe.destination)),
+        protocol,
+        dport: probe.packet.protocol().map(|_| probe.port),
+        icmpv6_type,
+        address_type: address_type(probe.destination),
+        flow,
+    }
+}
+
+/// What the lab's routes say of a destination: RTN_UNICAST, RTN_BROADCAST or RTN_MULTICAST.
+fn address_type(destination: IpAddr) -> u32 {
+    match destination {
+        IpAddr::V4(four) if four.is_broadcast() || four.octets()[3] == 255 => 3,
+        address if address.is_multicast() => 5,
+        _ => 1,
+    }
+}
+
+/// The way back of a packet.
+fn answer_to(packet: &tracer::Packet, probe: &Probe, hook: Hook, mark: u32) -> tracer::Packet {
+    tracer::Packet {
+        hook,
+        iif: Some(if matches!(probe.to, Place::Pods(_)) { "cni0" } else { "flannel.1" }.to_owned()),
+        addresses: packet.addresses.map(|(from, to)| (to, from)),
+        dport: packet.dport.map(|_| 40_000),
+        address_type: 1,
+        flow: Some(tracer::Flow { direction: CtDirection::Reply, related: false, mark }),
+        ..packet.clone()
+    }
+}
+
+/// Whether the rules let a probe (or the answer to it) through.
+fn passes(ruleset: &Ruleset, cluster: &Cluster, probe: &Probe) -> bool {
+    let (there, back, from_pods) = match probe.path(&cluster.node) {
+        Path::Forward { from_pods, .. } => (Hook::Forward, Hook::Forward, from_pods),
+        Path::Input => (Hook::Input, Hook::Output, true),
+        Path::Output => (Hook::Output, Hook::Input, false),
+        Path::Elsewhere => return true,
+    };
+    // Neighbour discovery and multicast listening are not tracked (net/netfilter/nf_conntrack_proto_icmpv6.c).
+    let tracked = probe.packet.protocol().is_some() || probe.packet == Packet::Echo;
+    let new = tracer::Flow { direction: CtDirection::Original, related: false, mark: 0x0000_0abc };
+    let packet = traced_packet(probe, there, from_pods, tracked.then_some(new));
+    let first = tracer::trace(ruleset, &packet);
+    if !first.passed || probe.half == Half::Opening {
+        return first.passed;
+    }
+    let answer = answer_to(&packet, probe, back, first.mark.unwrap_or_default());
+    tracer::trace(ruleset, &answer).passed
+}
+
+/// The answers of the compiled rules.
+fn traced(cluster: &Cluster, probes: &[Probe]) -> Vec<bool> {
+    let ruleset = compile(&effective(cluster), &layout(cluster)).ruleset;
+    probes.iter().map(|probe| passes(&ruleset, cluster, probe)).collect()
+}
+
+fn layout(cluster: &Cluster) -> Layout {
+    Layout {
+        bridges: ["cni0".to_owned()].into(),
+        own_node_egress: !cluster.own_node_open,
+        generation: Generation::new(7).expect("a generation"),
+        ..Layout::default()
+    }
+}
+
+#[test]
+fn the_compiled_rules_agree_with_the_oracle() {
+    agree(|_| true, &traced);
+}
+
+/// A packet that conntrack does not know is judged as a first one: no rule that needs a flow opens the way.
+#[test]
+fn untracked_packets_are_judged_like_new_ones() {
+    let untracked = |cluster: &Cluster, probes: &[Probe]| {
+        let ruleset = compile(&effective(cluster), &layout(cluster)).ruleset;
+        let pass = |probe: &Probe| match probe.path(&cluster.node) {
+            Path::Forward { from_pods, .. } => {
+                tracer::trace(&ruleset, &traced_packet(probe, Hook::Forward, from_pods, None)).passed
+            }
+            Path::Input => tracer::trace(&ruleset, &traced_packet(probe, Hook::Input, true, None)).passed,
+            Path::Output | Path::Elsewhere => true,
+        };
+        probes.iter().map(pass).collect::<Vec<_>>()
+    };
+    agree(|_| true, &untracked);
 }

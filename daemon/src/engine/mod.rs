@@ -25,7 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::bypass::BypassError;
 use crate::kernel::conntrack::ConntrackError;
-use crate::kernel::{CommitError, Kernel, KernelError};
+use crate::kernel::{CommitError, DumpError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
 
@@ -53,7 +53,7 @@ pub enum EngineError {
     Lock(#[from] LockError),
     /// A socket to the kernel's firewall.
     #[error("nftables")]
-    Kernel(#[from] KernelError),
+    Kernel(#[from] DumpError),
     /// A transaction that was refused.
     #[error("nftables transaction")]
     Commit(#[from] CommitError),
@@ -86,7 +86,7 @@ pub struct CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>),
-    Counters(Sender<Result<CounterSnapshot, KernelError>>),
+    Counters(Sender<Result<CounterSnapshot, DumpError>>),
     Stop,
 }
 

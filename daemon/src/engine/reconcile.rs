@@ -16,7 +16,7 @@ use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table,
 
 use super::sweep::{Node, Stale, Sweeper};
 use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
-use crate::kernel::{CommitError, Kernel, KernelError};
+use crate::kernel::{CommitError, DumpError, Kernel};
 use crate::links::{Links, PodBridge};
 
 /// Refusals in a row after which the other tables take over.
@@ -54,7 +54,7 @@ enum TurnError {
     #[error("{0}")]
     Commit(#[from] CommitError),
     #[error("the tables cannot be read back: {0}")]
-    Read(#[from] KernelError),
+    Read(#[from] DumpError),
 }
 
 impl Reconciler {
@@ -116,7 +116,7 @@ impl Reconciler {
     }
 
     /// Every counter of the tables in force.
-    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, KernelError> {
+    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
         let mut values = self.kernel.counters(&self.slot.inet())?;
         values.extend(self.kernel.counters(&self.slot.bridge())?);
         self.values.clone_from(&values);

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::reconcile::Reconciler;
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
 use crate::bypass::{self, Bypass, Facts, Lookout};
-use crate::kernel::KernelError;
+use crate::kernel::DumpError;
 use crate::links::Links;
 use crate::lock::Lock;
 
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    fn counters(&mut self) -> Result<CounterSnapshot, KernelError> {
+    fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
         self.reconciler.counters()
     }
 
