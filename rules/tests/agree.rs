@@ -72,8 +72,9 @@ fn understood(object: &Value) -> Option<Change> {
 fn effective(cluster: &Cluster) -> Effective {
     let mut index = Index::new(cluster.node.clone());
     for object in &cluster.objects {
-        let change = understood(object).unwrap_or_else(|| panic!("not understood: {object:#}"));
-        index.apply(change);
+        if let Some(change) = understood(object) {
+            index.apply(change);
+        }
     }
     evaluate(&index)
 }

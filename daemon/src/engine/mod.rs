@@ -108,8 +108,8 @@ impl Engine {
         let (gone_sender, gone) = unbounded_channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
         let status = Arc::new(Mutex::new(Arc::new(EngineStatus::starting())));
-        let worker = worker::Worker::open(config, lock, inbox, Arc::clone(&wake), Arc::clone(&status), gone_sender)?;
-        let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(move || worker.run())?;
+        let parts = worker::Parts { config, lock, inbox, wake: Arc::clone(&wake), status: Arc::clone(&status), gone: gone_sender };
+        let thread = worker::spawn(parts)?;
         Ok(Self { commands, wake, status, gone: Mutex::new(Some(gone)), thread: Mutex::new(Some(thread)) })
     }
 

@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flatfell_rules::compile::GENERATION_MASK;
@@ -26,8 +27,35 @@ use crate::lock::Lock;
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What the thread is given.
+pub(super) struct Parts {
+    pub(super) config: EngineConfig,
+    pub(super) lock: Lock,
+    pub(super) inbox: Receiver<Command>,
+    pub(super) wake: Arc<EventFd>,
+    pub(super) status: Arc<Mutex<Arc<EngineStatus>>>,
+    pub(super) gone: UnboundedSender<IpAddr>,
+}
+
+/// Starts the thread, in the caller's network namespace. It opens its sockets itself (mnl's is not Send), and this waits
+/// until they are open.
+pub(super) fn spawn(parts: Parts) -> Result<JoinHandle<()>, EngineError> {
+    let (opened, outcome) = sync_channel(1);
+    let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(move || match Worker::open(parts) {
+        Ok(worker) => {
+            let _ = opened.send(Ok(()));
+            worker.run();
+        }
+        Err(error) => {
+            let _ = opened.send(Err(error));
+        }
+    })?;
+    outcome.recv().unwrap_or(Err(EngineError::Silent))?;
+    Ok(thread)
+}
+
 /// What the thread owns.
-pub(super) struct Worker {
+struct Worker {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     status: Arc<Mutex<Arc<EngineStatus>>>,
@@ -53,14 +81,8 @@ enum Turn {
 }
 
 impl Worker {
-    pub(super) fn open(
-        config: EngineConfig,
-        lock: Lock,
-        inbox: Receiver<Command>,
-        wake: Arc<EventFd>,
-        status: Arc<Mutex<Arc<EngineStatus>>>,
-        gone: UnboundedSender<IpAddr>,
-    ) -> Result<Self, EngineError> {
+    fn open(parts: Parts) -> Result<Self, EngineError> {
+        let Parts { config, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
             wake,
@@ -80,7 +102,7 @@ impl Worker {
     }
 
     /// Until it is told to stop, or its handle is gone.
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         loop {
             self.wait();
             if self.commands() == Turn::Stop {
