@@ -58,7 +58,7 @@ pub fn plan(have: &Ruleset, want: &Ruleset, bumped: impl FnOnce() -> Ruleset) ->
     for (id, wanted) in &want.tables {
         change.tightens |= have.tables.get(id).map_or_else(
             || tighten::new_table(id, wanted),
-            |current| current != wanted && tighten::table(id, current, wanted),
+            |current| current != wanted && (!same_properties(current, wanted) || tighten::table(id, current, wanted)),
         );
         Planner { id, change: &mut change }.table(have.tables.get(id), wanted);
     }

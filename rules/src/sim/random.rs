@@ -258,14 +258,37 @@ fn rule(random: &mut Random, family: Family) -> Rule {
             exprs.push(slot(random));
         }
     }
-    if family == Family::Inet && random.once_in(4) {
-        exprs.push(vmap(random));
-    } else if family == Family::Bridge && random.once_in(5) {
-        exprs.push(Expr::Vmap { key: vec![Field::Iifname], map: "m-if".to_string() });
+    let question = match family {
+        Family::Inet => vmap(random),
+        Family::Bridge => Expr::Vmap { key: vec![Field::Iifname], map: "m-if".to_string() },
+    };
+    if random.once_in(4) && !exprs.iter().any(|expr| speak_of_one_layer(expr, &question)) {
+        exprs.push(question);
     } else if !random.once_in(5) || exprs.is_empty() {
         exprs.push(Expr::Verdict(verdict(random)));
     }
     Rule { exprs, comment: comment(random.below(4)) }
+}
+
+/// Whether both look at addresses, or both at protocols and ports: nft prints or takes such rules only with care.
+fn speak_of_one_layer(one: &Expr, other: &Expr) -> bool {
+    let layer = |expr: &Expr| match expr {
+        Expr::Compare { field, .. } | Expr::Range { field, .. } | Expr::Prefix { field, .. } => layer_of(*field),
+        Expr::Lookup { key, .. } | Expr::Vmap { key, .. } => key.first().and_then(|field| layer_of(*field)),
+        _ => None,
+    };
+    layer(one).is_some() && layer(one) == layer(other)
+}
+
+/// The layer of a field: 3 for addresses, 4 for what is behind them.
+fn layer_of(field: Field) -> Option<u8> {
+    match field {
+        Field::IpSaddr | Field::IpDaddr | Field::Ip6Saddr | Field::Ip6Daddr => Some(3),
+        Field::L4Proto | Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::Icmpv6Type => {
+            Some(4)
+        }
+        Field::Iifname | Field::EtherType | Field::FibDaddrIifType => None,
+    }
 }
 
 /// A match on the flow.
