@@ -135,6 +135,9 @@ pub struct Facts<'a> {
 }
 
 /// Looks for what bypasses the policy.
+///
+/// A look that reads the foreign ruleset takes half a second beside 20,000 chains of kube-proxy: it belongs in a thread of
+/// its own, not in the one that commits.
 #[derive(Debug)]
 pub struct Lookout {
     socket: Netlink,

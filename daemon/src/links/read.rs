@@ -135,5 +135,7 @@ fn neighbour_event(message: NeighbourMessage, exists: bool) -> Option<Event> {
         // Entries without a master are a device's own filters, not a bridge's forwarding table.
         return Some(Event::Forward { bridge: master?, mac: mac?, vlan, port: exists.then_some(index) });
     }
-    Some(Event::Neighbour { device: index, address: address?, mac: mac.filter(|_| exists) })
+    // Groups have entries that are dumped but never told of, and no pod is behind one.
+    let address = address.filter(|address| !address.is_multicast())?;
+    Some(Event::Neighbour { device: index, address, mac: mac.filter(|_| exists) })
 }

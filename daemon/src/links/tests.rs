@@ -23,7 +23,8 @@ fn wait(links: &mut Links, mut done: impl FnMut(&mut Links) -> bool) {
 }
 
 fn bridge_with_ports() {
-    ip("link add cni0 type bridge nf_call_iptables 0 nf_call_ip6tables 0");
+    // A MAC address of its own: one taken from a port changes with the ports and clears the neighbours.
+    ip("link add cni0 address 02:00:00:00:00:01 type bridge nf_call_iptables 0 nf_call_ip6tables 0");
     ip("address add 10.244.1.1/24 dev cni0");
     ip("address add fd00:1::1/64 dev cni0 nodad");
     ip("link add docker0 type bridge");
