@@ -68,7 +68,6 @@ fn everything_can_be_deleted_one_by_one() {
 /// Each of these edits must be seen: the ruleset that is read differs from the wanted one.
 #[test]
 fn what_others_changed_is_seen() {
-    const TABLE: &str = "inet flatfell-1a";
     let edits = [
         "add rule inet flatfell-1a pod-1 accept",
         "insert rule inet flatfell-1a forward tcp dport 22 accept",
@@ -94,7 +93,7 @@ fn what_others_changed_is_seen() {
             kernel.commit(&make(&ruleset)).expect("commit");
             run("nft", &[edit]);
             let read = kernel.read(&names(&ruleset), &ruleset).expect("read");
-            assert_ne!(read, ruleset, "{edit} in {TABLE}");
+            assert_ne!(read, ruleset, "{edit}");
         });
     }
 }

@@ -4,6 +4,7 @@
 //! holds: everything here blocks and is used by one thread; a transaction is all or nothing; after one whose outcome is
 //! not known, no late answer to it is taken for the answer to another.
 
+pub mod conntrack;
 mod dump;
 pub mod socket;
 pub mod transaction;
