@@ -76,7 +76,7 @@ enum Families {
     Both,
 }
 
-/// A random cluster: 2 to 6 namespaces, 3 to 20 pods on 3 nodes, 2 to 12 policies.
+/// A random cluster: 2 to 6 namespaces, 3 to 20 pods on 3 nodes, 2 to 9 policies.
 pub fn cluster(random: &mut Random) -> Cluster {
     let mut cluster = Cluster::empty();
     let families = *random.weighted(&[(20, Families::Four), (15, Families::Six), (65, Families::Both)]);
@@ -87,7 +87,7 @@ pub fn cluster(random: &mut Random) -> Cluster {
         }
     }
     let pods = objects::pods(random, &namespaces, families, &cluster.nodes);
-    for index in 0..random.between(2, 12) {
+    for index in 0..random.between(2, 9) {
         let namespace = policies::home(random, &namespaces, &pods);
         cluster.objects.push(policies::policy(random, index, &namespace));
     }

@@ -82,7 +82,7 @@ pub(super) fn pods(random: &mut Random, namespaces: &[String], families: Familie
         let namespace = random.pick(namespaces);
         let mut pod = pod(random, index, namespace, node);
         life(random, &mut pod);
-        if random.percent(14) {
+        if random.percent(18) {
             host_network(&mut pod, &nodes[usize::from(node - 1)].underlay);
         } else {
             addresses(random, &mut pod, families, node, slot);
@@ -137,9 +137,9 @@ fn pod(random: &mut Random, index: usize, namespace: &str, node: u8) -> Value {
 fn container(random: &mut Random, name: &str) -> Value {
     let mut ports = Vec::new();
     for port in NAMES {
-        if random.percent(60) {
+        if random.percent(75) {
             let mut entry = json!({"name": port, "containerPort": random.pick(&NUMBERS)});
-            if random.percent(60) {
+            if random.percent(45) {
                 entry["protocol"] = json!(random.weighted(&PROTOCOLS));
             }
             ports.push(entry);

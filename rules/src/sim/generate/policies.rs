@@ -17,6 +17,7 @@ const BLOCKS: &[(&str, &[&str])] = &[
     ("0.0.0.0/0", &["10.244.1.0/24", "10.0.0.0/8", "172.30.0.0/24", "128.0.0.0/1"]),
     ("172.30.0.0/24", &["172.30.0.1/32", "172.30.0.2/32"]),
     ("203.0.113.0/24", &["203.0.113.10/32", "203.0.113.128/25"]),
+    ("203.0.113.8/29", &[]),
     ("::/0", &["fd00:10:244:1::/64", "fd00::/8", "2001:db8::/32"]),
     ("fd00:10:244::/48", &["fd00:10:244:1::/64", "fd00:10:244:1::11/128", "fd00:10:244:2::/64"]),
     ("fd00:10:244:1::/64", &["fd00:10:244:1::10/127", "fd00:10:244:1::12/128"]),
@@ -70,7 +71,7 @@ pub(super) fn policy(random: &mut Random, index: usize, namespace: &str) -> Valu
     for direction in ["ingress", "egress"] {
         rules(random, &mut spec, direction);
     }
-    if random.percent(7) {
+    if random.percent(10) {
         break_it(random, &mut spec);
     }
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec})
@@ -113,13 +114,16 @@ fn rules(random: &mut Random, spec: &mut Value, direction: &str) {
         4 => spec[direction] = Value::Null,
         5 => spec[direction] = json!([]),
         _ => {
-            let count = random.between(1, 3);
+            let count = *random.weighted(&[(55, 1), (30, 2), (15, 3)]);
             spec[direction] = (0..count).map(|_| rule(random, peers)).collect();
         }
     }
 }
 
 fn rule(random: &mut Random, peers: &str) -> Value {
+    if random.percent(40) {
+        return pointed_rule(random, peers);
+    }
     let mut rule = json!({});
     match random.below(20) {
         0 | 1 => {}
@@ -131,7 +135,7 @@ fn rule(random: &mut Random, peers: &str) -> Value {
         }
     }
     match random.below(20) {
-        0..=4 => {}
+        0..=2 => {}
         5 => rule["ports"] = Value::Null,
         6 => rule["ports"] = json!([]),
         7 => rule["ports"] = json!([{}]),
@@ -141,6 +145,43 @@ fn rule(random: &mut Random, peers: &str) -> Value {
         }
     }
     rule
+}
+
+/// A rule that restricts one thing only, so that this one thing decides.
+fn pointed_rule(random: &mut Random, peers: &str) -> Value {
+    match random.below(14) {
+        0..=4 => json!({"ports": [named_port(random)]}),
+        5 | 6 => json!({"ports": [range(random)]}),
+        7 | 8 => {
+            let blocks = [block_of(random, &BLOCKS[4], 90), block_of(random, &BLOCKS[8], 90)];
+            let beside = if random.percent(40) { json!({"namespaceSelector": {}}) } else { json!({"podSelector": {}}) };
+            json!({peers: [{"ipBlock": blocks[0]}, {"ipBlock": blocks[1]}, beside]})
+        }
+        9 => {
+            let blocks = [block_of(random, &BLOCKS[1], 90), block_of(random, &BLOCKS[9], 90)];
+            json!({peers: [{"ipBlock": blocks[0]}, {"ipBlock": blocks[1]}]})
+        }
+        10 => json!({peers: [{"ipBlock": {"cidr": "203.0.113.0/24"}}, {"ipBlock": {"cidr": "2001:db8:203::/48"}}]}),
+        11 => json!({peers: [{"podSelector": pod_selector(random), "namespaceSelector": namespace_selector(random)}]}),
+        12 => json!({peers: [{"namespaceSelector": {}}]}),
+        _ => json!({peers: [{"podSelector": {}, "namespaceSelector": null}]}),
+    }
+}
+
+/// A port by name, of the protocol most such ports have.
+fn named_port(random: &mut Random) -> Value {
+    let mut entry = json!({"port": random.pick(&NAMES)});
+    if random.percent(30) {
+        entry["protocol"] = json!(random.weighted(&PROTOCOLS));
+    }
+    entry
+}
+
+/// Ports from one number to the next or far beyond.
+fn range(random: &mut Random) -> Value {
+    let number = *random.pick(&NUMBERS);
+    let ahead = *random.weighted(&[(10, 0_u16), (40, 1), (30, 2), (20, 363)]);
+    json!({"port": number, "endPort": number + ahead})
 }
 
 fn peer(random: &mut Random) -> Value {
@@ -162,9 +203,14 @@ fn peer(random: &mut Random) -> Value {
 /// A block, one in four sloppily written, one in two with parts taken out.
 fn block(random: &mut Random) -> Value {
     let pool = if random.percent(30) { SLOPPY } else { BLOCKS };
-    let (cidr, parts) = *random.pick(pool);
+    let choice = *random.pick(pool);
+    block_of(random, &choice, 55)
+}
+
+/// A block of the pool; so many in a hundred have parts taken out.
+fn block_of(random: &mut Random, (cidr, parts): &(&str, &[&str]), with_except: usize) -> Value {
     let mut block = json!({"cidr": cidr});
-    if random.percent(55) {
+    if random.percent(with_except) {
         block["except"] = parts.iter().filter(|_| random.percent(60)).copied().collect();
     } else if random.percent(10) {
         block["except"] = Value::Null;
@@ -181,14 +227,14 @@ fn port(random: &mut Random) -> Value {
     let number = *random.pick(&NUMBERS);
     match random.below(20) {
         0 | 1 => {}
-        2..=6 => entry["port"] = json!(random.pick(&NAMES)),
-        7..=12 => {
-            let ahead = *random.weighted(&[(10, 0_u16), (40, 1), (30, 2), (20, 363)]);
-            entry["port"] = json!(number);
-            entry["endPort"] = json!(number + ahead);
+        2..=8 => entry["port"] = json!(random.pick(&NAMES)),
+        9..=13 => {
+            let range = range(random);
+            entry["port"] = range["port"].clone();
+            entry["endPort"] = range["endPort"].clone();
         }
-        13 => entry = json!({"portRange": "80-90"}),
-        14 if random.percent(30) => entry = json!({"port": number, "appProtocol": "http"}),
+        14 if random.percent(60) => entry = json!({"portRange": "80-90"}),
+        14 => entry = json!({"port": number, "appProtocol": "http"}),
         _ => entry["port"] = json!(number),
     }
     entry

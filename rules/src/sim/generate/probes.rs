@@ -111,7 +111,7 @@ fn port(random: &mut Random, cluster: &Cluster, destination: IpAddr) -> u16 {
         numbers_under(&policy["spec"], &["port", "endPort"], &mut known);
     }
     for pod in cluster.kind("Pod").filter(|pod| pod["status"].to_string().contains(&text)) {
-        let count = known.len() / 3 + 1;
+        let count = known.len() + 1;
         let mut own = Vec::new();
         numbers_under(&pod["spec"], &["containerPort"], &mut own);
         known.extend(own.iter().cycle().take(count * own.len().min(1)));
