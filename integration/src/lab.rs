@@ -108,9 +108,6 @@ impl Lab {
             lab.batch(Place::Node(node), "ip", &wiring::node(node, lab.config.nodes, lab.switch.name()))?;
         }
         lab.batch(Place::Outside, "ip", &wiring::outside(lab.config.nodes, lab.switch.name()))?;
-        for (family, rules) in wiring::beyond() {
-            lab.outside.feed("ip", &[family, "-batch", "-"], &rules)?;
-        }
         lab.switch.feed("ip", &["-batch", "-"], &wiring::switch(lab.config.nodes))?;
         together(lab.node_numbers(), |node| lab.finish_node(node))?;
         together(lab.places().into_iter().filter(|place| matches!(place, Place::Pod { .. })), |pod| {
@@ -219,9 +216,10 @@ impl Lab {
         }
         let made = Netns::create(&[netns::name(self.number, &place.to_string())])?.pop();
         let space = made.ok_or(LabError::NotFree(place))?;
-        self.batch(Place::Node(node), "ip", &wiring::plug(place, slot, space.name()))?;
+        let plug = wiring::plug(place, slot, space.name());
         self.node_mut(node)?.pods.insert(slot, space);
         self.set_up(place)?;
+        self.batch(Place::Node(node), "ip", &plug)?;
         self.start_pod(place)?;
         self.wait_for_links(self.netns(place)?, place)?;
         self.wait_for_links(self.netns(Place::Node(node))?, place)?;
@@ -240,8 +238,8 @@ impl Lab {
 
     /// Gives a pod (or host) another address beside those it has, of the length its family has in the plan.
     pub fn add_address(&self, place: Place, address: IpAddr) -> Result<(), LabError> {
-        let length = if address.is_ipv4() { 24 } else { 64 };
-        self.batch(place, "ip", &format!("address add {address}/{length} dev eth0\n"))
+        let rest = if address.is_ipv4() { "24 dev eth0" } else { "64 dev eth0 nodad" };
+        self.batch(place, "ip", &format!("address add {address}/{rest}\n"))
     }
 
     /// Takes an address away. A pod that loses its last one of a family loses its default route as well:

@@ -100,10 +100,10 @@ pub(crate) fn payload(protocol: Protocol, ends: Ends, marker: Marker, padding: u
     let mut data = vec![0; padding];
     data.extend(marker.bytes());
     match protocol {
-        Protocol::Tcp => tcp(ends, marker.id, &data),
+        Protocol::Tcp => tcp(ends, marker, &data),
         Protocol::Udp => udp(ends, &data),
         Protocol::Sctp => sctp(ends, marker, &data),
-        Protocol::Icmp => echo(ends, &data),
+        Protocol::Icmp => echo(ends, marker, &data),
         Protocol::Other(_) => data,
         Protocol::RouterAdvertisement => discovery(ends, 134, &[64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &data),
         Protocol::Redirect => discovery(ends, 137, &[0; 36], &data),
@@ -114,10 +114,15 @@ fn ports(ends: Ends) -> Vec<u8> {
     [ends.source_port.to_be_bytes(), ends.destination_port.to_be_bytes()].concat()
 }
 
-fn tcp(ends: Ends, id: u32, data: &[u8]) -> Vec<u8> {
+/// SYN, or RST ACK for a reply.
+fn tcp(ends: Ends, marker: Marker, data: &[u8]) -> Vec<u8> {
+    let sequence = sequence(marker.id);
+    let (sequence, acknowledges, flags) =
+        if marker.reply { (0, sequence.wrapping_add(1), 0x14) } else { (sequence, 0, 2) };
     let mut bytes = ports(ends);
-    bytes.extend(sequence(id).to_be_bytes());
-    bytes.extend([0, 0, 0, 0, 5 << 4, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(acknowledges.to_be_bytes());
+    bytes.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     bytes.extend(data);
     with_checksum(bytes, 16, 6, ends)
 }
@@ -149,13 +154,19 @@ fn sctp(ends: Ends, marker: Marker, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn echo(ends: Ends, data: &[u8]) -> Vec<u8> {
-    let kind = if ends.source.is_ipv4() { 8 } else { 128 };
+/// An echo request, or reply; the sender's port (of a reply: the receiver's) is its id.
+fn echo(ends: Ends, marker: Marker, data: &[u8]) -> Vec<u8> {
+    let (kind, id) = match (ends.source.is_ipv4(), marker.reply) {
+        (true, false) => (8, ends.source_port),
+        (true, true) => (0, ends.destination_port),
+        (false, false) => (128, ends.source_port),
+        (false, true) => (129, ends.destination_port),
+    };
     let mut bytes = vec![kind, 0, 0, 0];
-    bytes.extend(ends.source_port.to_be_bytes());
+    bytes.extend(id.to_be_bytes());
     bytes.extend([0, 1]);
     bytes.extend(data);
-    with_checksum(bytes, 2, if kind == 8 { 1 } else { 58 }, ends)
+    with_checksum(bytes, 2, if ends.source.is_ipv4() { 1 } else { 58 }, ends)
 }
 
 /// A message of neighbour discovery with the data in an option that nobody knows.

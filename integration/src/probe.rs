@@ -336,7 +336,9 @@ impl<'a> Batch<'a> {
         }
         outcome.delivered = true;
         outcome.arrivals.push(Arrival { place, source: sight.source, port: sight.destination_port });
-        if probe.is_answered() && !matches!(probe.protocol, Protocol::Tcp | Protocol::Icmp) {
+        let own = sight.destination.is_none_or(|to| place != Place::Outside || place.addresses().contains(&to));
+        let by_kernel = own && matches!(probe.protocol, Protocol::Tcp | Protocol::Icmp);
+        if probe.is_answered() && !by_kernel {
             self.answer(at, place, sight)?;
         }
         Ok(true)

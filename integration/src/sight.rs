@@ -67,7 +67,7 @@ pub(crate) fn of_payload(protocol: u8, source: IpAddr, payload: &[u8], later: bo
         return Marker::read(payload).map(bare);
     }
     match protocol {
-        1 | 58 => of_icmp(payload).map(bare),
+        1 | 58 => of_icmp(payload).map(|(marker, id)| Sight { source_port: id, ..bare(marker) }),
         6 | 17 | 132 => {
             let (source_port, destination_port) = (u16_at(payload, 0)?, u16_at(payload, 2)?);
             let marker = Marker::read(payload).or_else(|| (protocol == 6).then(|| of_answer(payload)).flatten())?;
@@ -78,13 +78,15 @@ pub(crate) fn of_payload(protocol: u8, source: IpAddr, payload: &[u8], later: bo
     }
 }
 
-fn of_icmp(payload: &[u8]) -> Option<Marker> {
+/// The marker and, for an echo, its id.
+fn of_icmp(payload: &[u8]) -> Option<(Marker, u16)> {
     let marker = Marker::read(payload)?;
-    match payload.first()? {
-        8 | 128 | 134 | 137 => Some(Marker { reply: false, ..marker }),
-        0 | 129 => Some(Marker { reply: true, ..marker }),
-        _ => None,
-    }
+    let reply = match payload.first()? {
+        8 | 128 | 134 | 137 => false,
+        0 | 129 => true,
+        _ => return None,
+    };
+    Some((Marker { reply, ..marker }, u16_at(payload, 4)?))
 }
 
 /// A kernel's answer to a SYN: SYN ACK, or RST ACK where nobody listens.

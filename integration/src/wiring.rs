@@ -1,7 +1,8 @@
 //! The wiring of a lab as text for `ip -batch` and `bridge -batch`.
 //!
 //! In: the number of nodes, a place. Out: batches, one for each namespace. What always holds: a link is made inside the
-//! namespace of one of its ends, so the machine's own namespace never sees one.
+//! namespace of one of its ends, so the machine's own namespace never sees one; an
+//! IPv6 address is usable at once (`nodad`), where the kernel would leave it tentative for a while.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ pub(crate) fn node(node: u8, nodes: u8, switch: &str) -> String {
         "link set lo up
 link add cni0 address {mac} mtu 1450 type bridge
 address add {bridge4}/24 dev cni0
-address add {bridge6}/64 dev cni0
+address add {bridge6}/64 dev cni0 nodad
 link set cni0 up
 route add default via {router4}
 route add default via {router6}
@@ -45,10 +46,11 @@ route add default via {router6}
 fn tunnels(node: u8) -> String {
     let mut text = String::new();
     for (family, like, name, length) in [(4, V4, "flannel.1", 32), (6, V6, "flannel-v6.1", 128)] {
+        let detection = if family == 6 { "nodad" } else { "" };
         let _ = write!(
             text,
             "link add {name} address {mac} mtu 1450 type vxlan id 1 local {local} dev eth0 dstport 8472 nolearning
-address add {own}/{length} dev {name}
+address add {own}/{length} dev {name} {detection}
 link set {name} up
 ",
             mac = mac_text(tunnel_mac(node, family)),
@@ -101,29 +103,14 @@ pub(crate) fn outside(nodes: u8, switch: &str) -> String {
     text
 }
 
-/// What makes the outside host take what is for nobody of the lab as its own, so that it stands for any address beyond
-/// the cluster; one batch for `ip -4` and one for `ip -6`.
-pub(crate) fn beyond() -> [(&'static str, String); 2] {
-    let rules = |segment, pods| {
-        format!(
-            "rule add pref 10 to {segment} lookup main
-rule add pref 10 to {pods} lookup main
-rule add pref 20 iif eth0 lookup 100
-route add local default dev lo table 100
-"
-        )
-    };
-    [("-4", rules("192.168.50.0/24", "10.244.0.0/16")), ("-6", rules("fd00:192:168:50::/64", "fd00:10:244::/48"))]
-}
-
 /// The end of a cable that lies on the underlay, and its addresses.
 fn cable(place: Place, switch: &str) -> String {
     // Ends of equal index look like no pair to the kernel, which then takes a second to use them.
     let index = 100 + u16::from(place.v4().octets()[3]);
     format!(
-        "link add eth0 address {mac} type veth peer name {place} index {index} netns {switch}
+        "link add eth0 index {index} address {mac} type veth peer name {place} netns {switch}
 address add {v4}/24 dev eth0
-address add {v6}/64 dev eth0
+address add {v6}/64 dev eth0 nodad
 link set eth0 up
 ",
         mac = mac_text(place.mac()),
@@ -159,7 +146,7 @@ pub(crate) fn pod(place: Place, node: u8) -> String {
         "link set lo up
 link set eth0 up
 address add {v4}/24 dev eth0
-address add {v6}/64 dev eth0
+address add {v6}/64 dev eth0 nodad
 route add default via {router4}
 route add default via {router6}
 ",
