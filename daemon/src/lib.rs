@@ -1,1 +1,17 @@
-//! x
+//! The node daemon: manifests in on one side, nftables rules in the kernel on the other, counters back.
+//!
+//! In: a directory of manifests ([`manifests`]), flags ([`config`]). Out: rules in the kernel ([`engine`]), metrics and status over
+//! HTTP ([`http`]). What always holds: one owner for each state. The [`controller`] owns what is known, the engine owns
+//! the kernel, everything else reads.
+
+pub mod commands;
+pub mod config;
+pub mod controller;
+pub mod engine;
+pub mod histogram;
+pub mod http;
+pub mod logging;
+pub mod manifests;
+pub mod metrics;
+pub mod state;
+pub mod status;
