@@ -6,8 +6,11 @@
 //! into netlink messages. Everything here is a function of its arguments: this crate knows no cluster, no socket, no
 //! clock, no environment and no logger.
 
+pub mod cidr;
 pub mod compile;
 pub mod effective;
+pub mod index;
+pub mod judge;
 pub mod names;
 pub mod object;
 pub mod parse;

@@ -109,6 +109,13 @@ pub struct Pod {
     pub ports: Vec<NamedPort>,
 }
 
+impl Pod {
+    /// All numbers the pod calls by this name (several containers may declare it).
+    pub fn port_numbers(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = u16> {
+        self.ports.iter().filter(move |port| port.protocol == protocol && port.name == name).map(|port| port.number)
+    }
+}
+
 /// Whether a policy decides, or only counts what it would decide (annotation `flatfell.io/mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {

@@ -4,6 +4,12 @@
 //! [`crate::judge`] answers from. What always holds: a function of current state only, in a canonical order; every set
 //! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
 
+mod evaluate;
+mod resolve;
+mod rules;
+
+pub use evaluate::evaluate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -16,7 +22,7 @@ use crate::policy::{Action, Direction, PodPeer, Tier};
 /// Everything that is enforced on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effective {
-    /// The local pods that own at least one address, sorted by name.
+    /// The local pods that own at least one address, sorted by name; no two have the same.
     pub pods: Vec<EffectivePod>,
     /// Addresses of the pods each peer selects; equal selectors are one key.
     pub peers: BTreeMap<PodPeer, BTreeSet<IpAddr>>,

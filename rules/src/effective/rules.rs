@@ -1,0 +1,221 @@
+//! From a rule as it was written to what it matches.
+//!
+//! In: the rules of one policy and direction. Out: [`PreparedRule`]s that give each pod's [`EffectiveRule`]s. What
+//! always holds: the content of a rule is one text for everything that means the same, in whatever order and overlap it
+//! was written; an alternative that can match nothing is absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::ops::RangeInclusive;
+
+use super::{EffectiveRule, EndpointKey, PeerMatch, PortMatch, RuleIdentity, RuleMatch};
+use crate::cidr;
+use crate::object::{ObjectName, Pod, Protocol};
+use crate::policy::{Action, Direction, Match, Peer, Port, PortSpec, Rule, Tier};
+
+/// A rule in canonical form.
+pub(super) struct PreparedRule {
+    identity: RuleIdentity,
+    index: usize,
+    action: Action,
+    peers: Vec<PeerMatch>,
+    ports: Ports,
+}
+
+/// The destination ports of a rule.
+enum Ports {
+    Any,
+    Only(BTreeMap<Protocol, ProtocolPorts>),
+}
+
+/// The destination ports of one protocol.
+#[derive(Default)]
+struct ProtocolPorts {
+    /// All of them; then nothing else is kept.
+    all: bool,
+    ranges: Vec<RangeInclusive<u16>>,
+    names: BTreeSet<String>,
+}
+
+/// The rules of one policy and direction, in canonical form.
+pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule]) -> Vec<PreparedRule> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut prepared = Vec::with_capacity(rules.len());
+    for (index, rule) in rules.iter().enumerate() {
+        let (peers, ports) = (peers(&rule.peers), Ports::new(&rule.ports));
+        let content = content(rule.action, &peers, &ports);
+        let count = seen.entry(content.clone()).or_default();
+        let identity = RuleIdentity { policy: policy.clone(), direction, content, occurrence: *count };
+        *count += 1;
+        prepared.push(PreparedRule { identity, index, action: rule.action, peers, ports });
+    }
+    prepared
+}
+
+impl PreparedRule {
+    /// What the rule is for one pod: port names of ingress are the pod's own.
+    pub(super) fn for_pod(&self, pod: &Pod) -> EffectiveRule {
+        EffectiveRule {
+            identity: self.identity.clone(),
+            index: self.index,
+            tier: Tier::NetworkPolicy,
+            action: self.action,
+            matches: match self.identity.direction {
+                Direction::Ingress => self.by_port(&self.ports.of_destination(pod)),
+                Direction::Egress => self.to_endpoints(),
+            },
+        }
+    }
+
+    fn by_port(&self, ports: &[PortMatch]) -> Vec<RuleMatch> {
+        let of_peer =
+            |peer: &PeerMatch| ports.iter().map(|port| RuleMatch::Peer(peer.clone(), port.clone())).collect::<Vec<_>>();
+        self.peers.iter().flat_map(of_peer).collect()
+    }
+
+    fn to_endpoints(&self) -> Vec<RuleMatch> {
+        let names = self.ports.names();
+        let of_peer = |peer: &PeerMatch| {
+            let peer = peer.clone();
+            names.iter().map(move |(protocol, name)| {
+                RuleMatch::Endpoint(EndpointKey { peer: peer.clone(), protocol: *protocol, port: name.to_string() })
+            })
+        };
+        let endpoints = self.peers.iter().flat_map(of_peer);
+        self.by_port(&self.ports.numeric()).into_iter().chain(endpoints).collect()
+    }
+}
+
+/// Pods sorted, without duplicates; then the union of the blocks.
+fn peers(peers: &Match<Peer>) -> Vec<PeerMatch> {
+    let Match::Only(peers) = peers else { return vec![PeerMatch::Any] };
+    let mut pods = BTreeSet::new();
+    let mut blocks = Vec::new();
+    for peer in peers {
+        match peer {
+            Peer::Pods(peer) => {
+                pods.insert(peer.clone());
+            }
+            Peer::Block(block) => blocks.extend_from_slice(block),
+        }
+    }
+    let blocks = cidr::merge(&blocks);
+    let blocks = (!blocks.is_empty()).then_some(PeerMatch::Blocks(blocks));
+    pods.into_iter().map(PeerMatch::Pods).chain(blocks).collect()
+}
+
+impl Ports {
+    fn new(ports: &Match<Port>) -> Self {
+        let Match::Only(ports) = ports else { return Self::Any };
+        let mut protocols: BTreeMap<Protocol, ProtocolPorts> = BTreeMap::new();
+        for port in ports {
+            let entry = protocols.entry(port.protocol).or_default();
+            match &port.port {
+                PortSpec::All => entry.all = true,
+                PortSpec::Range(range) => entry.ranges.push(range.clone()),
+                PortSpec::Named(name) => {
+                    entry.names.insert(name.clone());
+                }
+            }
+        }
+        for entry in protocols.values_mut() {
+            let ranges = cidr::merge_ports(std::mem::take(&mut entry.ranges));
+            if entry.all {
+                entry.names.clear();
+            } else {
+                entry.ranges = ranges;
+            }
+        }
+        Self::Only(protocols)
+    }
+
+    /// What the ports are where the pod is the destination: its names are all its numbers of that name.
+    fn of_destination(&self, pod: &Pod) -> Vec<PortMatch> {
+        self.matches(|protocol, names| {
+            names.iter().flat_map(|name| pod.port_numbers(protocol, name)).map(|number| number..=number).collect()
+        })
+    }
+
+    /// What the ports are without their names.
+    fn numeric(&self) -> Vec<PortMatch> {
+        self.matches(|_, _| Vec::new())
+    }
+
+    fn matches(&self, resolve: impl Fn(Protocol, &BTreeSet<String>) -> Vec<RangeInclusive<u16>>) -> Vec<PortMatch> {
+        let Self::Only(protocols) = self else { return vec![PortMatch::Any] };
+        let of_protocol = |(protocol, ports): (&Protocol, &ProtocolPorts)| {
+            if ports.all {
+                return Some(PortMatch::All(*protocol));
+            }
+            let named = resolve(*protocol, &ports.names);
+            let ranges = cidr::merge_ports(ports.ranges.iter().cloned().chain(named));
+            (!ranges.is_empty()).then_some(PortMatch::Ranges(*protocol, ranges))
+        };
+        protocols.iter().filter_map(of_protocol).collect()
+    }
+
+    fn names(&self) -> Vec<(Protocol, &str)> {
+        match self {
+            Self::Any => Vec::new(),
+            Self::Only(protocols) => protocols
+                .iter()
+                .flat_map(|(protocol, ports)| ports.names.iter().map(|name| (*protocol, name.as_str())))
+                .collect(),
+        }
+    }
+}
+
+/// The canonical text: `accept peers any ports tcp 80 443 http; udp all`.
+fn content(action: Action, peers: &[PeerMatch], ports: &Ports) -> String {
+    let action = match action {
+        Action::Accept => "accept",
+        Action::Deny => "deny",
+        Action::Pass => "pass",
+    };
+    let mut text = format!("{action} peers");
+    for (position, peer) in peers.iter().enumerate() {
+        text.push_str(if position == 0 { " " } else { "; " });
+        push_peer(&mut text, peer);
+    }
+    text.push_str(" ports");
+    match ports {
+        Ports::Any => text.push_str(" any"),
+        Ports::Only(protocols) => {
+            for (position, (protocol, ports)) in protocols.iter().enumerate() {
+                text.push_str(if position == 0 { " " } else { "; " });
+                push_ports(&mut text, *protocol, ports);
+            }
+        }
+    }
+    text
+}
+
+fn push_peer(text: &mut String, peer: &PeerMatch) {
+    // Writing to a String cannot fail.
+    let _ = match peer {
+        PeerMatch::Any => write!(text, "any"),
+        PeerMatch::Pods(peer) => write!(text, "{peer}"),
+        PeerMatch::Blocks(blocks) => {
+            let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+            write!(text, "blocks {}", blocks.join(" "))
+        }
+    };
+}
+
+fn push_ports(text: &mut String, protocol: Protocol, ports: &ProtocolPorts) {
+    text.push_str(protocol.name());
+    if ports.all {
+        text.push_str(" all");
+    }
+    for range in &ports.ranges {
+        // Writing to a String cannot fail.
+        let _ = match (range.start(), range.end()) {
+            (first, last) if first == last => write!(text, " {first}"),
+            (first, last) => write!(text, " {first}-{last}"),
+        };
+    }
+    for name in &ports.names {
+        text.push(' ');
+        text.push_str(name);
+    }
+}

@@ -1,0 +1,229 @@
+//! Whether policy allows a connection that runs.
+//!
+//! In: [`Effective`] and a [`Flow`] as conntrack knows it (after destination translation). Out: a [`Judgement`]. What
+//! always holds: the same answer as the ruleset of the same policy gives a new connection; the way back is not asked
+//! for, replies go with their connection.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnetwork::IpNetwork;
+
+use crate::effective::{
+    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
+};
+use crate::object::{ObjectName, Protocol};
+use crate::policy::{Action, Direction, Tier};
+
+/// A connection, from who began it to where it ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Who began it.
+    pub source: IpAddr,
+    /// Who answers it: the pod behind a Service, not the Service.
+    pub destination: IpAddr,
+    /// The number of the protocol in the IP header.
+    pub protocol: u8,
+    /// The destination port, where the protocol has ports.
+    pub port: Option<u16>,
+    /// This node itself began it.
+    pub from_node: bool,
+    /// This node itself answers it.
+    pub to_node: bool,
+}
+
+/// What policy says of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It may run.
+    Allowed,
+    /// It may not.
+    Denied {
+        /// Whose policy forbids it.
+        pod: ObjectName,
+        /// In which direction.
+        direction: Direction,
+    },
+}
+
+/// Answers for many flows: every look-up is made ready.
+pub struct Judge<'a> {
+    pods: Vec<Judged<'a>>,
+    by_address: HashMap<IpAddr, usize>,
+    own_node_egress: bool,
+}
+
+/// A local pod, with both directions ready.
+struct Judged<'a> {
+    name: &'a ObjectName,
+    ingress: Walk<'a>,
+    egress: Walk<'a>,
+}
+
+/// The rules of a direction, in order.
+struct Walk<'a> {
+    deny: bool,
+    rules: Vec<WalkRule<'a>>,
+}
+
+/// A rule with its sets at hand.
+struct WalkRule<'a> {
+    tier: Tier,
+    action: Action,
+    matches: Vec<WalkMatch<'a>>,
+}
+
+/// One alternative of a rule.
+enum WalkMatch<'a> {
+    Peer(WalkPeer<'a>, &'a PortMatch),
+    Endpoint(&'a BTreeSet<(IpAddr, Protocol, u16)>),
+}
+
+/// The other side's address.
+enum WalkPeer<'a> {
+    Any,
+    Pods(&'a BTreeSet<IpAddr>),
+    Blocks(&'a [IpNetwork]),
+}
+
+impl<'a> Judge<'a> {
+    /// A judge of this policy; `own_node_egress` is [`crate::compile::Layout::own_node_egress`].
+    pub fn new(effective: &'a Effective, own_node_egress: bool) -> Self {
+        let by_address = effective
+            .pods
+            .iter()
+            .enumerate()
+            .flat_map(|(position, pod)| pod.addresses.iter().map(move |address| (*address, position)))
+            .collect();
+        let pods = effective.pods.iter().map(|pod| Judged::new(effective, pod)).collect();
+        Self { pods, by_address, own_node_egress }
+    }
+
+    /// What policy says of a flow.
+    pub fn judge(&self, flow: &Flow) -> Judgement {
+        let source = self.by_address.get(&flow.source).filter(|_| !flow.from_node);
+        let destination = self.by_address.get(&flow.destination).filter(|_| !flow.to_node && !flow.from_node);
+        if source.is_some() && source == destination {
+            return Judgement::Allowed;
+        }
+        let held = self.own_node_egress || !flow.to_node;
+        let egress = source.filter(|_| held).map(|position| (*position, Direction::Egress));
+        let ingress = destination.map(|position| (*position, Direction::Ingress));
+        for (position, direction) in egress.into_iter().chain(ingress) {
+            let pod = &self.pods[position];
+            if !pod.allows(direction, flow) {
+                return Judgement::Denied { pod: pod.name.clone(), direction };
+            }
+        }
+        Judgement::Allowed
+    }
+}
+
+impl<'a> Judged<'a> {
+    fn new(effective: &'a Effective, pod: &'a EffectivePod) -> Self {
+        Self { name: &pod.name, ingress: Walk::new(effective, &pod.ingress), egress: Walk::new(effective, &pod.egress) }
+    }
+
+    fn allows(&self, direction: Direction, flow: &Flow) -> bool {
+        match direction {
+            Direction::Ingress => self.ingress.allows(flow.source, flow),
+            Direction::Egress => self.egress.allows(flow.destination, flow),
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn new(effective: &'a Effective, isolation: &'a Isolation) -> Self {
+        // Audited rules decide nothing; what would be dropped passes.
+        let decides = |rule: &&EffectiveRule| isolation.default == Fallback::Deny || rule.tier != Tier::NetworkPolicy;
+        Self {
+            deny: isolation.default == Fallback::Deny,
+            rules: isolation.rules.iter().filter(decides).map(|rule| WalkRule::new(effective, rule)).collect(),
+        }
+    }
+
+    /// The first rule of a tier that matches decides; isolation ends the walk behind the NetworkPolicy tier.
+    fn allows(&self, other: IpAddr, flow: &Flow) -> bool {
+        let mut left = None;
+        for rule in &self.rules {
+            if self.deny && rule.tier > Tier::NetworkPolicy {
+                break;
+            }
+            if left == Some(rule.tier) || !rule.matches(other, flow) {
+                continue;
+            }
+            match rule.action {
+                Action::Accept => return true,
+                Action::Deny => return false,
+                Action::Pass => left = Some(rule.tier),
+            }
+        }
+        !self.deny
+    }
+}
+
+impl<'a> WalkRule<'a> {
+    fn new(effective: &'a Effective, rule: &'a EffectiveRule) -> Self {
+        let matches = rule.matches.iter().map(|alternative| WalkMatch::new(effective, alternative)).collect();
+        Self { tier: rule.tier, action: rule.action, matches }
+    }
+
+    fn matches(&self, other: IpAddr, flow: &Flow) -> bool {
+        self.matches.iter().any(|alternative| alternative.matches(other, flow))
+    }
+}
+
+/// The sets of keys that [`Effective`] does not hold: it always does, and nothing matches where it would not.
+static NO_ADDRESSES: BTreeSet<IpAddr> = BTreeSet::new();
+static NO_ENDPOINTS: BTreeSet<(IpAddr, Protocol, u16)> = BTreeSet::new();
+
+impl<'a> WalkMatch<'a> {
+    fn new(effective: &'a Effective, alternative: &'a RuleMatch) -> Self {
+        match alternative {
+            RuleMatch::Endpoint(key) => Self::Endpoint(endpoints(&effective.endpoints, key)),
+            RuleMatch::Peer(PeerMatch::Any, port) => Self::Peer(WalkPeer::Any, port),
+            RuleMatch::Peer(PeerMatch::Blocks(blocks), port) => Self::Peer(WalkPeer::Blocks(blocks), port),
+            RuleMatch::Peer(PeerMatch::Pods(peer), port) => {
+                Self::Peer(WalkPeer::Pods(effective.peers.get(peer).unwrap_or(&NO_ADDRESSES)), port)
+            }
+        }
+    }
+
+    fn matches(&self, other: IpAddr, flow: &Flow) -> bool {
+        match self {
+            Self::Peer(peer, port) => peer.contains(other) && port_matches(port, flow),
+            Self::Endpoint(endpoints) => {
+                let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol);
+                protocol.zip(flow.port).is_some_and(|(protocol, port)| endpoints.contains(&(other, protocol, port)))
+            }
+        }
+    }
+}
+
+fn endpoints<'a>(
+    endpoints: &'a BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
+    key: &EndpointKey,
+) -> &'a BTreeSet<(IpAddr, Protocol, u16)> {
+    endpoints.get(key).unwrap_or(&NO_ENDPOINTS)
+}
+
+impl WalkPeer<'_> {
+    fn contains(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Pods(addresses) => addresses.contains(&address),
+            Self::Blocks(blocks) => blocks.iter().any(|block| block.contains(address)),
+        }
+    }
+}
+
+fn port_matches(port: &PortMatch, flow: &Flow) -> bool {
+    let within =
+        |ranges: &[RangeInclusive<u16>]| flow.port.is_some_and(|port| ranges.iter().any(|range| range.contains(&port)));
+    match port {
+        PortMatch::Any => true,
+        PortMatch::All(protocol) => protocol.number() == flow.protocol,
+        PortMatch::Ranges(protocol, ranges) => protocol.number() == flow.protocol && within(ranges),
+    }
+}
