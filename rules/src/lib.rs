@@ -8,6 +8,7 @@
 
 pub mod cidr;
 pub mod compile;
+pub mod diff;
 pub mod effective;
 pub mod index;
 pub mod judge;
@@ -16,3 +17,5 @@ pub mod object;
 pub mod parse;
 pub mod policy;
 pub mod ruleset;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

@@ -4,6 +4,9 @@
 //! (`crate::diff`), netlink messages (`crate::encode`). What always holds: maps are ordered, so that equal rulesets are equal values
 //! and give equal text. Terms are those of nft(8).
 
+pub mod json;
+pub mod text;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 

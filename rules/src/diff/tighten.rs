@@ -1,0 +1,126 @@
+//! Whether a change can deny what was allowed.
+//!
+//! In: a table as it is and as it shall be. Out: yes, or surely not. What always holds: a change is tightening unless it is
+//! one of those proved here to allow no less; a wrong yes costs a new generation, a wrong no leaves a forbidden flow running.
+
+use std::collections::BTreeSet;
+
+use crate::ruleset::{Chain, Datum, Expr, Family, Rule, Set, SetKind, Table, TableId, Verdict};
+
+/// Whether a table that was not there can deny something. Frames are no flows: bridge tables never do.
+pub fn new_table(id: &TableId, want: &Table) -> bool {
+    id.family == Family::Inet && want.chains.values().any(|chain| chain.hook.is_some())
+}
+
+/// Whether a table that changes can deny what it allowed.
+pub fn table(id: &TableId, have: &Table, want: &Table) -> bool {
+    if id.family == Family::Bridge {
+        return false;
+    }
+    let chains = have.chains.iter().any(|(name, chain)| match want.chains.get(name) {
+        Some(wanted) => wanted != chain,
+        None => chain.hook.is_some(),
+    });
+    let new_base = want.chains.iter().any(|(name, chain)| chain.hook.is_some() && !have.chains.contains_key(name));
+    chains
+        || new_base
+        || want
+            .sets
+            .iter()
+            .any(|(name, set)| have.sets.get(name).is_some_and(|current| set_tightens(have, want, name, current, set)))
+}
+
+/// Whether the changed elements of a set can deny something; rules are the same in both tables.
+fn set_tightens(have: &Table, want: &Table, name: &str, current: &Set, wanted: &Set) -> bool {
+    if current == wanted {
+        return false;
+    }
+    let removed = || current.elements.iter().filter(|(element, datum)| wanted.elements.get(*element) != Some(datum));
+    let added = wanted.elements.iter().any(|(element, datum)| current.elements.get(element) != Some(datum));
+    match wanted.kind {
+        SetKind::Set => removed().next().is_some() || !only_allows(want, name),
+        SetKind::VerdictMap => added || !removed().all(|(_, datum)| only_denied(have, datum)),
+        SetKind::CounterMap => decides_by_counters(want, name),
+    }
+}
+
+/// Whether a packet that begins to match the set is allowed no less: every rule that asks it accepts, or returns from
+/// a chain that could not have accepted any more.
+fn only_allows(table: &Table, set: &str) -> bool {
+    let asks =
+        |rule: &Rule| rule.exprs.iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked == set));
+    table.chains.values().all(|chain| {
+        chain.rules.iter().enumerate().filter(|(_, rule)| asks(rule)).all(|(place, rule)| {
+            let (before, last) = match rule.exprs.split_last() {
+                Some((last, before)) => (before, last),
+                None => return true,
+            };
+            let plain = before.iter().all(|expr| !decides(expr));
+            match last {
+                Expr::Verdict(Verdict::Accept) => plain,
+                Expr::Verdict(Verdict::Return) => {
+                    plain && denies_only(table, &chain.rules[place + 1..], &mut BTreeSet::new())
+                }
+                other => plain && !decides(other),
+            }
+        })
+    })
+}
+
+/// Whether an element did nothing but deny, so that its removal only allows: a drop, or a jump to a chain that
+/// drops or comes back.
+fn only_denied(table: &Table, datum: &Datum) -> bool {
+    match datum {
+        Datum::Verdict(Verdict::Drop) => true,
+        Datum::Verdict(Verdict::Jump(chain)) => chain_denies_only(table, chain, &mut BTreeSet::new()),
+        _ => false,
+    }
+}
+
+/// Whether a packet that enters a chain is dropped or comes out behind it as it was.
+fn chain_denies_only<'a>(table: &'a Table, name: &'a str, seen: &mut BTreeSet<&'a str>) -> bool {
+    !seen.insert(name) || table.chains.get(name).is_some_and(|chain: &Chain| denies_only(table, &chain.rules, seen))
+}
+
+/// Whether these rules drop a packet or let it come out behind the chain as it was.
+fn denies_only<'a>(table: &'a Table, rules: &'a [Rule], seen: &mut BTreeSet<&'a str>) -> bool {
+    rules.iter().all(|rule| {
+        let drops = rule.exprs.last() == Some(&Expr::Verdict(Verdict::Drop));
+        rule.exprs.iter().all(|expr| match expr {
+            Expr::SetCtMark { .. } => drops,
+            Expr::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
+            Expr::Vmap { map, .. } => table.sets.get(map).is_some_and(|map| {
+                map.elements.values().all(|datum| match datum {
+                    Datum::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
+                    Datum::None | Datum::Counter(_) => false,
+                })
+            }),
+            Expr::Foreign(_) => false,
+            _ => true,
+        })
+    })
+}
+
+/// The same for what a verdict leads to.
+fn verdict_denies_only<'a>(table: &'a Table, verdict: &'a Verdict, seen: &mut BTreeSet<&'a str>) -> bool {
+    match verdict {
+        Verdict::Accept => false,
+        Verdict::Drop | Verdict::Return => true,
+        Verdict::Jump(chain) | Verdict::Goto(chain) => chain_denies_only(table, chain, seen),
+    }
+}
+
+/// Whether any rule does something behind the counter map: it is skipped where there is no element.
+fn decides_by_counters(table: &Table, map: &str) -> bool {
+    table.chains.values().flat_map(|chain| &chain.rules).any(|rule| {
+        rule.exprs
+            .iter()
+            .skip_while(|expr| !matches!(expr, Expr::CounterMap { map: used, .. } if used == map))
+            .any(decides)
+    })
+}
+
+/// Whether an expression changes what becomes of a packet or a flow, beside matching.
+fn decides(expr: &Expr) -> bool {
+    matches!(expr, Expr::Verdict(_) | Expr::Vmap { .. } | Expr::SetCtMark { .. } | Expr::Foreign(_))
+}
