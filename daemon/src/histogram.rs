@@ -41,9 +41,9 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Upper bound and count (of this bucket alone); the last bound is `f64::MAX`, which stands for infinity.
+    /// Upper bound and count (of this bucket alone); the last bound is infinity.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        self.bounds.iter().copied().chain([f64::MAX]).zip(self.counts.iter().copied()).collect()
+        self.bounds.iter().copied().chain([f64::INFINITY]).zip(self.counts.iter().copied()).collect()
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
         for value in [0.5, 1.0, 2.0, 99.0] {
             histogram.observe(value);
         }
-        assert_eq!(histogram.buckets(), [(1.0, 2), (10.0, 1), (f64::MAX, 1)]);
+        assert_eq!(histogram.buckets(), [(1.0, 2), (10.0, 1), (f64::INFINITY, 1)]);
         assert_eq!((histogram.count(), histogram.sum()), (4, 102.5));
     }
 }

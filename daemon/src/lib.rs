@@ -15,3 +15,4 @@ pub mod manifests;
 pub mod metrics;
 pub mod state;
 pub mod status;
+pub mod totals;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::{Directory, Object, Problem};
+use crate::totals::{Total, Totals};
 
 /// What is read of the engine; tests stand in for it.
 pub trait EngineView: Send + Sync + 'static {
@@ -83,6 +84,8 @@ pub struct State {
     pub source: watch::Receiver<Arc<SourceState>>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
+    /// What its counters add up to.
+    pub totals: Arc<Totals>,
 }
 
 impl std::fmt::Debug for State {
@@ -92,6 +95,11 @@ impl std::fmt::Debug for State {
 }
 
 impl State {
+    /// What the counters say. Asks the kernel: may block for a moment.
+    pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
+        self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
+    }
+
     /// Why the daemon is not ready; empty when it is.
     pub fn not_ready(&self) -> Vec<String> {
         let source = self.source.borrow().clone();

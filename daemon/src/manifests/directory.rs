@@ -192,8 +192,7 @@ impl Directory {
                 }
                 self.withdraw(path, touched);
                 self.claim(path, &content, touched);
-                self.files
-                    .insert(path.to_path_buf(), File { stamp: Some(stamp), content, failure: None, known: true });
+                self.files.insert(path.to_path_buf(), File { stamp: Some(stamp), content, failure: None, known: true });
             }
             Err(problem) => self.fail_with(path, Some(stamp), problem),
         }

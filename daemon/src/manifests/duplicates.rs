@@ -44,10 +44,8 @@ pub fn resolve(claims: &Claims) -> Vec<Arc<Object>> {
 /// The policy without its rules; behind the first one under a name that no object can have.
 fn refused(policy: &Policy, place: usize, mode: Mode) -> Policy {
     let mut policy = policy.clone();
-    let fault = Fault {
-        field: "metadata.name".to_owned(),
-        problem: "several different policies have this name".to_owned(),
-    };
+    let fault =
+        Fault { field: "metadata.name".to_owned(), problem: "several different policies have this name".to_owned() };
     policy.refusal.get_or_insert_with(|| Refusal { faults: Vec::new() }).faults.push(fault);
     policy.mode = mode;
     policy.ingress = policy.ingress.map(|_| Vec::new());

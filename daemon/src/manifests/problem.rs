@@ -62,13 +62,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of a file or of one of its lines.
     pub fn new(severity: Severity, file: PathBuf, line: usize, text: impl Into<String>) -> Self {
-        Self {
-            place: Place { file, line },
-            severity,
-            object: String::new(),
-            field: String::new(),
-            text: text.into(),
-        }
+        Self { place: Place { file, line }, severity, object: String::new(), field: String::new(), text: text.into() }
     }
 
     /// The same, of this object.

@@ -1,14 +1,14 @@
 //! From the text of one file to the objects in it.
 //!
 //! In: the text. Out: [`Content`]: every object that policy has a use for, with its line, and what is wrong with it. What
-//! always holds: lists are opened, the defaults of an API server are applied, a kind without use is noted, and an object
+//! always holds: lists are opened, a kind without use is noted, and an object
 //! that cannot be understood is never left out in silence.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use flatfell_rules::parse::{self, Fault};
-use serde_json::{Value, json};
+use flatfell_rules::parse::{self, Fault, Parsed, Refusal};
+use serde_json::Value;
 
 use super::object::{Key, Kind, Object};
 use super::problem::{Problem, Severity};
@@ -85,11 +85,8 @@ impl Reader<'_> {
     }
 
     fn list(&mut self, items: &Node, item_kind: &str, api_version: Option<&str>) {
-        let inherited = if item_kind.is_empty() {
-            Inherited::default()
-        } else {
-            Inherited { kind: Some(item_kind), api_version }
-        };
+        let inherited =
+            if item_kind.is_empty() { Inherited::default() } else { Inherited { kind: Some(item_kind), api_version } };
         match &items.data {
             Data::List(items) => items.iter().for_each(|item| self.document(item, inherited)),
             _ if items.is_null() => {}
@@ -123,22 +120,22 @@ impl Reader<'_> {
     }
 
     fn understand(&mut self, node: &Node, kind: Kind) {
-        let mut value = node.to_json();
-        apply_defaults(&mut value, kind);
-        let (object, faults) = parse_object(kind, &value);
-        let name = object.as_ref().map(|object| object.key().to_string()).unwrap_or_else(|| title(node));
-        for fault in faults {
-            let line = node.line_of(&fault.field);
-            let problem = self.report(Severity::Error, line, fault.problem);
-            problem.object.clone_from(&name);
-            problem.field = fault.field;
-        }
+        let value = node.to_json();
+        let Understood { object, faults, warnings } = parse_object(kind, &value);
         let key = match &object {
-            Some(object) => Some(object.key()),
-            None => key_of(&value, kind),
+            Some(object) => object.key(),
+            None => key_of(&value, kind, node.line),
         };
-        if let Some(key) = key {
-            self.content.objects.push(Found { key, line: node.line, object: object.map(Arc::new) });
+        self.report_faults(node, &key, Severity::Error, faults);
+        self.report_faults(node, &key, Severity::Warning, warnings);
+        self.content.objects.push(Found { key, line: node.line, object: object.map(Arc::new) });
+    }
+
+    fn report_faults(&mut self, node: &Node, key: &Key, severity: Severity, faults: Vec<Fault>) {
+        for fault in faults {
+            let problem = self.report(severity, node.line_of(&fault.field), fault.problem);
+            problem.object = key.to_string();
+            problem.field = fault.field;
         }
     }
 }
@@ -153,56 +150,48 @@ fn title(node: &Node) -> String {
     }
 }
 
-/// What names an object that was refused, if anything does.
-fn key_of(value: &Value, kind: Kind) -> Option<Key> {
-    let field = |field: &str| value.get("metadata")?.get(field)?.as_str().map(str::to_owned);
-    let namespace = if kind == Kind::Namespace { String::new() } else { field("namespace")? };
-    Some(Key { kind, namespace, name: field("name")? })
-}
-
-/// What an API server writes into an object that leaves it out: the namespace, and a namespace's own label.
-fn apply_defaults(value: &mut Value, kind: Kind) {
-    let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else {
-        return;
-    };
-    match kind {
+/// What names an object that was refused; its line where nothing does.
+fn key_of(value: &Value, kind: Kind, line: usize) -> Key {
+    let named = match kind {
         Kind::Namespace => {
-            let Some(name) = metadata.get("name").and_then(Value::as_str).map(str::to_owned) else {
-                return;
-            };
-            let labels = metadata.entry("labels").or_insert(Value::Null);
-            if labels.is_null() {
-                *labels = json!({});
-            }
-            if let Some(labels) = labels.as_object_mut() {
-                labels.insert("kubernetes.io/metadata.name".to_owned(), Value::String(name));
-            }
+            let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+            name.map(|name| (String::new(), name.to_owned()))
         }
-        Kind::Pod | Kind::NetworkPolicy => {
-            let namespace = metadata.entry("namespace").or_insert(Value::Null);
-            if namespace.is_null() || namespace == "" {
-                *namespace = json!("default");
+        Kind::Pod | Kind::NetworkPolicy => parse::name_of(value).map(|name| (name.namespace, name.name)),
+    };
+    let (namespace, name) = named.unwrap_or_else(|| ("?".to_owned(), format!("(no name, line {line})")));
+    Key { kind, namespace, name }
+}
+
+/// An object that may have a meaning, and what is wrong and what is sloppy about it.
+struct Understood {
+    object: Option<Object>,
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
+
+impl Understood {
+    fn of<T>(parsed: Result<Parsed<T>, Refusal>, object: impl FnOnce(T) -> Object) -> Self {
+        match parsed {
+            Ok(Parsed { value, warnings }) => {
+                let object = object(value);
+                let faults = match &object {
+                    Object::Policy(policy) => {
+                        policy.refusal.as_ref().map_or(Vec::new(), |refusal| refusal.faults.clone())
+                    }
+                    Object::Pod(_) | Object::Namespace(_) => Vec::new(),
+                };
+                Self { object: Some(object), faults, warnings }
             }
+            Err(refusal) => Self { object: None, faults: refusal.faults, warnings: Vec::new() },
         }
     }
 }
 
-/// The object, when it has a meaning (a refused policy has one), and what is wrong with it.
-fn parse_object(kind: Kind, value: &Value) -> (Option<Object>, Vec<Fault>) {
+fn parse_object(kind: Kind, value: &Value) -> Understood {
     match kind {
-        Kind::Namespace => split(parse::namespace(value).map(Object::Namespace)),
-        Kind::Pod => split(parse::pod(value).map(Object::Pod)),
-        Kind::NetworkPolicy => split(parse::policy(value).map(Object::Policy)),
-    }
-}
-
-fn split(parsed: Result<Object, parse::Refusal>) -> (Option<Object>, Vec<Fault>) {
-    match parsed {
-        Ok(Object::Policy(policy)) => {
-            let faults = policy.refusal.as_ref().map(|refusal| refusal.faults.clone()).unwrap_or_default();
-            (Some(Object::Policy(policy)), faults)
-        }
-        Ok(object) => (Some(object), Vec::new()),
-        Err(refusal) => (None, refusal.faults),
+        Kind::Namespace => Understood::of(parse::namespace(value), Object::Namespace),
+        Kind::Pod => Understood::of(parse::pod(value), Object::Pod),
+        Kind::NetworkPolicy => Understood::of(parse::policy(value), Object::Policy),
     }
 }

@@ -62,9 +62,10 @@ pub struct Scan {
 
 /// Whether a path could be a manifest by its name.
 pub fn is_manifest(path: &Path) -> bool {
-    let is_text = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
-        ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-    });
+    let is_text = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
     is_text && !is_hidden(path)
 }
 
@@ -133,9 +134,17 @@ mod tests {
     fn only_manifests_count_in_every_subdirectory() {
         let dir = tempfile::tempdir().expect("directory");
         fs::create_dir_all(dir.path().join("sub/.hidden")).expect("subdirectory");
-        for name in
-            ["a.yaml", "b.YML", "c.json", "d.txt", ".e.yaml", "f.yaml~", ".f.yaml.swp", "sub/g.yaml", "sub/.hidden/h.yaml"]
-        {
+        for name in [
+            "a.yaml",
+            "b.YML",
+            "c.json",
+            "d.txt",
+            ".e.yaml",
+            "f.yaml~",
+            ".f.yaml.swp",
+            "sub/g.yaml",
+            "sub/.hidden/h.yaml",
+        ] {
             fs::write(dir.path().join(name), "x").expect("file");
         }
         assert_eq!(names(dir.path()), ["a.yaml", "b.YML", "c.json", "sub/g.yaml"]);

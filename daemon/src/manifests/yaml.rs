@@ -162,8 +162,9 @@ fn behind_key<'p>(path: &'p str, key: &str) -> Option<&'p str> {
 pub fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let mut builder = Builder::default();
     for event in Parser::new(StrInput::new(text)) {
-        let (event, span) =
-            event.map_err(|error| SyntaxError::new(error.marker().line(), explain(error.info(), text, error.marker().line())))?;
+        let (event, span) = event.map_err(|error| {
+            SyntaxError::new(error.marker().line(), explain(error.info(), text, error.marker().line()))
+        })?;
         builder.event(event, span)?;
     }
     Ok(builder.documents)
@@ -238,11 +239,9 @@ impl Builder {
                 self.add(Node { line, data: Data::Scalar(value) }, anchor, Some(&text))
             }
             Event::Alias(anchor) => self.alias(line, anchor),
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd => Ok(()),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(())
+            }
         }
     }
 
