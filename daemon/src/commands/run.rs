@@ -48,20 +48,17 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn serve(args: &RunArgs) -> anyhow::Result<Arc<Engine>> {
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let server = Server::bind(args.listen).await?;
-    let mut watch = Watch::new(&args.manifests)?;
+    // inotify speaks of absolute paths.
+    let manifests = std::path::absolute(&args.manifests)?;
+    let mut watch = Watch::new(&manifests)?;
     let engine = Arc::new(Engine::start(args.engine())?);
     let (sender, source) = watch::channel(Arc::new(SourceState::default()));
-    let state = State {
-        node: args.node.as_str().into(),
-        source,
-        engine: engine.clone(),
-        totals: Arc::default(),
-    };
-    tracing::info!(node = %args.node, manifests = %args.manifests.display(), "flatfell {}", env!("CARGO_PKG_VERSION"));
+    let state = State { node: args.node.as_str().into(), source, engine: engine.clone(), totals: Arc::default() };
+    tracing::info!(node = %args.node, manifests = %manifests.display(), "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
     let server = tokio::spawn(server.serve(state));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
-    let mut controller = Controller::new(Directory::new(&args.manifests), index, Arc::clone(&engine), sender);
+    let mut controller = Controller::new(Directory::new(&manifests), index, Arc::clone(&engine), sender);
     let mut gone = engine.interface_gone();
     follow(&mut controller, &mut watch, &mut gone, &mut signals).await;
     server.abort();

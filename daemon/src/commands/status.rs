@@ -30,7 +30,7 @@ const ANSWER_BYTES: usize = 256 * 1024 * 1024;
 pub fn execute(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let body = runtime
-        .block_on(timeout(PATIENCE, fetch(args.address)))
+        .block_on(async { timeout(PATIENCE, fetch(args.address)).await })
         .with_context(|| format!("no answer from {} within {PATIENCE:?}", args.address))?
         .with_context(|| format!("the daemon at {} cannot be asked (--address names another)", args.address))?;
     let report: Report =

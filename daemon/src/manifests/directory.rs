@@ -114,7 +114,8 @@ impl Directory {
     pub fn refresh(&mut self, scope: &Scope) -> Refresh {
         let mut touched = BTreeSet::new();
         let is_simple = |path: &PathBuf| {
-            self.files.contains_key(path) || (scan::is_manifest(path) && fs::metadata(path).is_ok_and(|m| m.is_file()))
+            let is_file = || scan::is_manifest(path) && fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+            self.files.contains_key(path) || (path.starts_with(&self.root) && is_file())
         };
         if scope.all || !scope.files.iter().all(is_simple) {
             self.look_at_all(scope, &mut touched);
@@ -323,3 +324,7 @@ fn load(path: &Path) -> Result<String, Problem> {
         Problem::new(Severity::Error, path.to_path_buf(), line, "not UTF-8 text")
     })
 }
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;

@@ -57,10 +57,7 @@ pub struct Key {
 /// `namespace/name`, or the name alone for a namespace.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            Kind::Namespace => f.write_str(&self.name),
-            Kind::Pod | Kind::NetworkPolicy => write!(f, "{}/{}", self.namespace, self.name),
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 

@@ -39,7 +39,8 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        let file = self.file.strip_prefix(".").unwrap_or(&self.file);
+        write!(f, "{}", file.display())?;
         if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
     }
 }

@@ -159,7 +159,7 @@ fn key_of(value: &Value, kind: Kind, line: usize) -> Key {
         }
         Kind::Pod | Kind::NetworkPolicy => parse::name_of(value).map(|name| (name.namespace, name.name)),
     };
-    let (namespace, name) = named.unwrap_or_else(|| ("?".to_owned(), format!("(no name, line {line})")));
+    let (namespace, name) = named.unwrap_or_else(|| (String::new(), format!("(no name, line {line})")));
     Key { kind, namespace, name }
 }
 

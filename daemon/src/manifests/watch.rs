@@ -169,3 +169,92 @@ impl Watch {
 fn identity(root: &Path) -> Option<(u64, u64)> {
     fs::metadata(root).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::io::Write;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(100);
+
+    async fn next(watch: &mut Watch) -> Scope {
+        timeout(SOON, watch.changed()).await.expect("seen within 100 ms")
+    }
+
+    async fn nothing(watch: &mut Watch) {
+        assert!(timeout(SOON, watch.changed()).await.is_err(), "nothing to look at");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_looked_at_when_its_writer_closes_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("a.yaml");
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        fs::write(&path, "x").expect("file");
+        assert!(next(&mut watch).await.files.contains(&path));
+        let mut file = OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(b"half").expect("half");
+        nothing(&mut watch).await;
+        fs::write(dir.path().join("b.yaml"), "x").expect("file");
+        assert!(next(&mut watch).await.busy.contains(&path), "still open");
+        drop(file);
+        let scope = next(&mut watch).await;
+        assert!(scope.files.contains(&path) && scope.busy.is_empty(), "{scope:?}");
+    }
+
+    #[tokio::test]
+    async fn reading_is_no_change() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, "x").expect("file");
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        drop(File::open(&path).expect("open"));
+        nothing(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn renames_deletions_and_links_are_seen() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        fs::write(dir.path().join("a.tmp"), "x").expect("file");
+        next(&mut watch).await;
+        fs::rename(dir.path().join("a.tmp"), dir.path().join("a.yaml")).expect("renamed");
+        let scope = next(&mut watch).await;
+        assert!(scope.all || scope.files.contains(&dir.path().join("a.yaml")), "{scope:?}");
+        fs::remove_file(dir.path().join("a.yaml")).expect("removed");
+        assert!(next(&mut watch).await.files.contains(&dir.path().join("a.yaml")));
+        std::os::unix::fs::symlink("..1", dir.path().join("..data")).expect("link");
+        assert!(next(&mut watch).await.all);
+    }
+
+    #[tokio::test]
+    async fn new_subdirectories_are_watched() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        fs::create_dir(dir.path().join("sub")).expect("subdirectory");
+        assert!(next(&mut watch).await.all);
+        let path = dir.path().join("sub/a.yaml");
+        fs::write(&path, "x").expect("file");
+        assert!(next(&mut watch).await.files.contains(&path));
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_replaced_is_watched_again() {
+        let dir = tempfile::tempdir().expect("directory");
+        let root = dir.path().join("root");
+        fs::create_dir(&root).expect("root");
+        let mut watch = Watch::new(&root).expect("watch");
+        fs::rename(&root, dir.path().join("old")).expect("moved");
+        fs::create_dir(&root).expect("new root");
+        let mut scope = Scope::default();
+        watch.sweep(&mut scope);
+        assert!(scope.all);
+        while timeout(SOON, watch.changed()).await.is_ok() {}
+        fs::write(root.join("a.yaml"), "x").expect("file");
+        assert!(next(&mut watch).await.files.contains(&root.join("a.yaml")));
+    }
+}
