@@ -1,10 +1,25 @@
-//! The node daemon: everything that touches the world.
+//! The node daemon: manifests in on one side, nftables rules in the kernel on the other, counters back.
+//!
+//! In: a directory of manifests ([`manifests`]), flags ([`config`]). Out: rules in the kernel ([`engine`]), metrics and status over
+//! HTTP ([`http`]). What always holds: one owner for each state. The [`controller`] owns what is known, the engine owns
+//! the kernel, everything else reads.
 
 pub mod bypass;
+pub mod commands;
+pub mod config;
+pub mod controller;
 pub mod engine;
+pub mod histogram;
+pub mod http;
 pub mod kernel;
 pub mod links;
 pub mod lock;
+pub mod logging;
+pub mod manifests;
+pub mod metrics;
 pub mod netlink;
+pub mod state;
+pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod totals;

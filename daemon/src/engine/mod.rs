@@ -4,6 +4,7 @@
 //! and the addresses whose interface is gone. What always holds: rules are in place from the first commit until
 //! [`cleanup`], whatever happens to the process; one daemon a network namespace.
 
+mod lookout;
 mod reconcile;
 mod status;
 mod sweep;
@@ -17,19 +18,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flatfell_rules::compile::{CounterMeaning, Slot};
-use flatfell_rules::diff::plan;
+use flatfell_rules::diff::diff;
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ruleset::{CounterValue, Ruleset};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::bypass::BypassError;
-use crate::kernel::conntrack::ConntrackError;
 use crate::kernel::{CommitError, DumpError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
 
-pub use status::{EngineStatus, Histogram, TransactionStats};
+pub use status::{EngineStatus, TransactionStats};
 
 /// How long a question to the engine's thread may take before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -51,24 +50,18 @@ pub enum EngineError {
     /// Another daemon enforces in this network namespace, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// A socket to the kernel's firewall.
-    #[error("nftables")]
-    Kernel(#[from] DumpError),
+    /// What the kernel has cannot be read.
+    #[error("nftables: {0}")]
+    Dump(#[from] DumpError),
     /// A transaction that was refused.
-    #[error("nftables transaction")]
+    #[error("nftables transaction: {0}")]
     Commit(#[from] CommitError),
-    /// A socket to the kernel's connections.
-    #[error("conntrack")]
-    Conntrack(#[from] ConntrackError),
-    /// A socket that looks for ways round policy.
-    #[error("foreign rules")]
-    Bypass(#[from] BypassError),
     /// A socket to the kernel's interfaces.
-    #[error("interfaces")]
+    #[error("interfaces: {0}")]
     Links(#[from] LinkError),
-    /// The thread or its wake-up could not be made.
-    #[error("engine thread")]
-    Thread(#[from] std::io::Error),
+    /// A netlink socket, the thread or its wake-up could not be made.
+    #[error("cannot open the kernel's netlink: {0}")]
+    Open(#[from] std::io::Error),
     /// The thread does not answer.
     #[error("the engine's thread did not answer within {} s", ANSWER_WITHIN.as_secs())]
     Silent,
@@ -118,9 +111,10 @@ impl Engine {
         self.send(Command::Enforce(effective));
     }
 
-    /// Addresses of local pods whose interface was deleted. There is one receiver: the second call gets `None`.
-    pub fn interface_gone(&self) -> Option<UnboundedReceiver<IpAddr>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Addresses of local pods whose interface was deleted. The first call gets them; a later one gets a closed receiver.
+    pub fn interface_gone(&self) -> UnboundedReceiver<IpAddr> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner).take();
+        gone.unwrap_or_else(|| unbounded_channel().1)
     }
 
     /// What the engine knows of itself.
@@ -145,7 +139,11 @@ impl Engine {
     }
 
     /// Ends the thread; the rules stay.
-    pub fn stop(&self) {
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn end(&self) {
         self.send(Command::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -165,20 +163,19 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 
-/// Removes the daemon's tables of both slots. Refuses while a daemon holds the lock.
-pub fn cleanup() -> Result<usize, EngineError> {
+/// Removes the daemon's tables of both slots and says which. Refuses while a daemon holds the lock.
+pub fn cleanup() -> Result<Vec<String>, EngineError> {
     let _lock = Lock::take()?;
     let mut kernel = Kernel::open()?;
     let have = kernel.read(&table_ids(), &Ruleset::default())?;
-    let change = plan(&have, &Ruleset::default(), Ruleset::default);
-    for step in change.steps() {
+    for step in diff(&have, &Ruleset::default()).steps() {
         kernel.commit(step)?;
     }
-    Ok(have.tables.len())
+    Ok(have.tables.keys().map(ToString::to_string).collect())
 }
 
 /// Every table this layout may have.

@@ -93,7 +93,7 @@ impl Reconciler {
                 self.status.transactions.last_error = None;
                 self.status.enforced = Some(Arc::clone(wanted));
                 self.status.generation = self.generation.number();
-                self.status.table = self.slot.table_name();
+                self.status.slot = self.slot.table_name();
                 (self.bridge_fault.is_some() || self.sweep_fault.is_some()).then_some(LAST_RETRY)
             }
             Err(error) => {
@@ -222,7 +222,7 @@ impl Reconciler {
             std::thread::sleep((bump + REST_AFTER_BUMP).saturating_duration_since(Instant::now()));
         }
         let stats = self.kernel.commit(step)?;
-        self.status.transactions.commit(step.len(), stats.duration);
+        self.status.transactions.commit(&stats);
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 
-use crate::kernel::conntrack::{Conntrack, ConntrackError, FlowEntry};
+use crate::kernel::DumpError;
+use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
 
 /// Which flows are looked at.
 pub(super) enum Stale {
@@ -19,6 +20,15 @@ pub(super) enum Stale {
     Generation(Generation),
     /// All that are not current.
     Any,
+}
+
+/// Why running connections are not all checked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SweepError {
+    #[error("conntrack cannot be read: {0}")]
+    Dump(#[from] DumpError),
+    #[error("conntrack cannot be marked: {0}")]
+    Mark(#[from] MarkError),
 }
 
 /// Facts of this node that a flow is judged by.
@@ -37,15 +47,17 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn open() -> Result<Self, ConntrackError> {
+    pub(super) fn open() -> std::io::Result<Self> {
         Ok(Self { conntrack: Conntrack::open()? })
     }
 
     /// Clears every stamp.
-    pub(super) fn forget(&mut self) -> Result<(), ConntrackError> {
+    pub(super) fn forget(&mut self) -> Result<(), SweepError> {
         let flows = self.conntrack.flows(0, 0)?;
-        let stamped: Vec<&FlowEntry> = flows.iter().filter(|flow| flow.mark & GENERATION_MASK != 0).collect();
-        self.conntrack.set_mark(&stamped, 0, GENERATION_MASK)
+        let stamped = flows.iter().filter(|flow| flow.mark & GENERATION_MASK != 0);
+        let stamped: Vec<FlowKey> = stamped.map(FlowEntry::key).collect();
+        self.conntrack.set_mark(&stamped, 0, GENERATION_MASK)?;
+        Ok(())
     }
 
     /// Stamps what is stale. Returns how many flows were cut.
@@ -55,7 +67,7 @@ impl Sweeper {
         node: &Node<'_>,
         current: Generation,
         stale: Stale,
-    ) -> Result<u64, ConntrackError> {
+    ) -> Result<u64, SweepError> {
         let mut flows = match stale {
             Stale::Any => self.conntrack.flows(0, 0)?,
             Stale::Generation(before) => {
@@ -65,13 +77,14 @@ impl Sweeper {
             }
         };
         flows.retain(|flow| ![current.mark(), DENIED_MARK].contains(&(flow.mark & GENERATION_MASK)));
-        flows.retain(|flow| [flow.original.source, flow.reply.source].iter().any(|end| node.pods.contains(end)));
+        flows.retain(|flow| [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end)));
         let judge = Judge::new(effective, node.own_node_egress);
-        let (denied, allowed): (Vec<_>, Vec<_>) =
+        let (denied, allowed): (Vec<&FlowEntry>, Vec<&FlowEntry>) =
             flows.iter().partition(|flow| matches!(judge.judge(&flow_of(flow, node)), Judgement::Denied { .. }));
-        self.conntrack.set_mark(&denied, DENIED_MARK, GENERATION_MASK)?;
-        self.conntrack.set_mark(&allowed, current.mark(), GENERATION_MASK)?;
-        Ok(u64::try_from(denied.len()).unwrap_or(u64::MAX))
+        let keys = |flows: &[&FlowEntry]| flows.iter().map(|flow| flow.key()).collect::<Vec<FlowKey>>();
+        let cut = self.conntrack.set_mark(&keys(&denied), DENIED_MARK, GENERATION_MASK)?;
+        self.conntrack.set_mark(&keys(&allowed), current.mark(), GENERATION_MASK)?;
+        Ok(u64::try_from(cut.set).unwrap_or(u64::MAX))
     }
 }
 
@@ -79,11 +92,14 @@ impl Sweeper {
 /// source of its replies.
 fn flow_of(entry: &FlowEntry, node: &Node<'_>) -> Flow {
     Flow {
-        source: entry.original.source,
-        destination: entry.reply.source,
-        protocol: entry.protocol,
-        port: entry.reply.source_port,
-        from_node: node.addresses.contains(&entry.original.source),
-        to_node: node.addresses.contains(&entry.reply.source),
+        source: entry.orig.src,
+        destination: entry.reply.src,
+        protocol: entry.orig.proto,
+        port: match entry.reply.transport {
+            Transport::Ports { src, .. } => Some(src),
+            Transport::Icmp { .. } | Transport::None => None,
+        },
+        from_node: node.addresses.contains(&entry.orig.src),
+        to_node: node.addresses.contains(&entry.reply.src),
     }
 }

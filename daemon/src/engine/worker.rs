@@ -5,26 +5,25 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::GENERATION_MASK;
 use flatfell_rules::effective::Effective;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::lookout::{Known, LookoutThread};
 use super::reconcile::Reconciler;
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
-use crate::bypass::{self, Bypass, Facts, Lookout};
+use crate::bypass::IPVS_INTERFACE;
 use crate::kernel::DumpError;
 use crate::links::Links;
 use crate::lock::Lock;
 
-/// How often ways round us are looked for; the foreign ruleset is read less often ([`bypass::EVERY`]).
+/// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the thread is given.
@@ -61,15 +60,13 @@ struct Worker {
     status: Arc<Mutex<Arc<EngineStatus>>>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
-    lookout: Lookout,
+    lookout: LookoutThread,
     reconciler: Reconciler,
     wanted: Option<Arc<Effective>>,
     /// When the wanted state shall be tried; `None` when it is enforced.
     due: Option<Instant>,
     look_due: Instant,
-    bypasses: Vec<Bypass>,
     link_fault: Option<String>,
-    look_fault: Option<String>,
     _lock: Lock,
 }
 
@@ -89,14 +86,12 @@ impl Worker {
             status,
             gone,
             links: Links::open()?,
-            lookout: Lookout::open()?,
+            lookout: LookoutThread::start()?,
             reconciler: Reconciler::open(config)?,
             wanted: None,
             due: None,
             look_due: Instant::now(),
-            bypasses: Vec::new(),
             link_fault: None,
-            look_fault: None,
             _lock: lock,
         })
     }
@@ -125,7 +120,7 @@ impl Worker {
         let next = self.due.map_or(self.look_due, |due| due.min(self.look_due));
         // Rounded up: a millisecond too early would spin.
         let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(i32::try_from(left).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
         let mut fds =
             [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.links.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait is a short one.
@@ -177,39 +172,27 @@ impl Worker {
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
     }
 
-    /// Looks for ways round us. What cannot be looked at is said, and tried again with a new socket.
-    fn look(&mut self) {
+    /// Asks for a look at ways round us.
+    fn look(&self) {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
-        let facts = Facts {
-            bridge_sysctl: Path::new(bypass::BRIDGE_SYSCTL),
-            proc_net: Path::new(bypass::PROC_NET),
-            pod_bridges: &self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
-            ipvs: self.links.exists(bypass::IPVS_INTERFACE),
+        self.lookout.look(Known {
+            pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
+            ipvs: self.links.exists(IPVS_INTERFACE),
             v4: addresses.iter().any(IpAddr::is_ipv4),
             v6: addresses.iter().any(IpAddr::is_ipv6),
-            mark_mask: GENERATION_MASK,
-        };
-        match self.lookout.look(&facts) {
-            Ok(bypasses) => {
-                self.look_fault = None;
-                self.bypasses = bypasses;
-            }
-            Err(error) => {
-                self.look_fault = Some(format!("ways round policy cannot be looked for: {error}"));
-                if let Ok(lookout) = Lookout::open() {
-                    self.lookout = lookout;
-                }
-            }
-        }
+        });
     }
 
+    /// Everything reads what stands here.
     fn publish(&self) {
         let mut status = self.reconciler.status();
+        status.synced = self.wanted.is_some() && self.due.is_none();
         status.not_ready.extend(self.link_fault.clone());
-        status.warnings.extend(self.look_fault.clone());
-        for bypass in &self.bypasses {
+        let found = self.lookout.found();
+        status.warnings.extend(found.fault);
+        for bypass in found.bypasses {
             let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };
-            list.push(bypass.message.clone());
+            list.push(bypass.message);
         }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
     }

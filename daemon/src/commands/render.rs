@@ -1,0 +1,48 @@
+//! `flatfell render`: the ruleset that a directory gives for a node.
+//!
+//! In: a directory, a node's name. Out: nft's text or JSON on standard output, what is wrong on standard error, and exit
+//! code 1 when some of the files could not be read. What always holds: the kernel is not touched, so ports of bridges
+//! and generations are those of a node that just started.
+
+use std::process::ExitCode;
+
+use flatfell_rules::compile::{Layout, compile};
+use flatfell_rules::effective::evaluate;
+use flatfell_rules::index::Index;
+use flatfell_rules::ruleset::text;
+
+use super::terminal::print;
+use crate::config::{OwnNodeEgress, RenderArgs, RenderOutput};
+use crate::controller::change;
+use crate::manifests::{Directory, Severity, Update};
+
+/// Runs the command.
+pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
+    let directory = super::read(&args.manifests)?;
+    for problem in directory.problems().iter().filter(|problem| problem.severity != Severity::Note) {
+        eprintln!("{problem}");
+    }
+    let effective = evaluate(&index(&directory, &args.node));
+    if effective.pods.is_empty() {
+        eprintln!("no pod with an address has spec.nodeName {}", args.node);
+    }
+    let layout = Layout {
+        bridges: args.pod_bridges.iter().cloned().collect(),
+        own_node_egress: args.own_node_egress == OwnNodeEgress::Enforce,
+        ..Layout::default()
+    };
+    let ruleset = compile(&effective, &layout).ruleset;
+    match args.output {
+        RenderOutput::Nft => print(&text::ruleset(&ruleset))?,
+        RenderOutput::Json => print(&format!("{}\n", serde_json::to_string_pretty(&ruleset)?))?,
+    }
+    Ok(if directory.unknown().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn index(directory: &Directory, node: &str) -> Index {
+    let mut index = Index::new(node);
+    for object in directory.objects() {
+        index.apply(change(Update::Put(object.clone())));
+    }
+    index
+}

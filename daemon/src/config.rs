@@ -1,0 +1,282 @@
+//! What the daemon is told: flags, each with an environment variable.
+//!
+//! In: arguments and environment. Out: [`Cli`], complete and valid. What always holds: a wrong value ends the program
+//! with exit code 2 and a message that names the flag, before anything is touched.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::engine::EngineConfig;
+
+/// Where the daemon serves and `flatfell status` asks, unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, or `check` found errors; 2 wrong usage.";
+
+/// NetworkPolicy for Flannel clusters, enforced and counted by nftables.
+#[derive(Debug, Parser)]
+#[command(name = "flatfell", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How to log.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// Text for people or one JSON object a line
+    #[arg(long, global = true, env = "FLATFELL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug or trace; also by module, as `info,flatfell::manifests=debug`
+    #[arg(long, global = true, env = "FLATFELL_LOG_LEVEL", default_value = "info", value_parser = log_level)]
+    pub log_level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce what a directory of manifests says on this node, and follow its changes
+    Run(RunArgs),
+    /// Print the ruleset that a directory gives for a node; touches nothing
+    Render(RenderArgs),
+    /// Say what is wrong with a directory of manifests, with file and line
+    Check(CheckArgs),
+    /// Show pods, isolation, rules and their counters from the running daemon
+    Status(StatusArgs),
+    /// Remove Flatfell's tables from this network namespace (refused while a daemon runs)
+    Cleanup,
+}
+
+/// `flatfell run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The directory of manifests to follow
+    #[arg(long, value_name = "DIR", env = "FLATFELL_MANIFESTS")]
+    pub manifests: PathBuf,
+    /// This node's name: pods with this spec.nodeName are enforced here
+    #[arg(long, value_name = "NAME", env = "FLATFELL_NODE", value_parser = node_name)]
+    pub node: String,
+    /// Where /metrics, /healthz, /readyz and /status are served
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
+    pub listen: SocketAddr,
+    /// Whether pods are held to their egress rules towards their own node
+    #[arg(long, env = "FLATFELL_OWN_NODE_EGRESS", value_enum, default_value_t = OwnNodeEgress::Enforce)]
+    pub own_node_egress: OwnNodeEgress,
+    /// What happens to running connections that a change of policy forbids
+    #[arg(long, env = "FLATFELL_ESTABLISHED", value_enum, default_value_t = Established::Cut)]
+    pub established: Established,
+    /// What happens to policies deleted from a namespace that is Terminating, while pods live there
+    #[arg(long, env = "FLATFELL_TERMINATING", value_enum, default_value_t = Terminating::Keep)]
+    pub terminating: Terminating,
+    /// A bridge that carries pods; repeat the flag (or use commas) for several
+    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', default_value = "cni0", value_parser = bridge)]
+    pub pod_bridges: Vec<String>,
+}
+
+impl RunArgs {
+    /// The engine's part.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
+            cut_established: self.established == Established::Cut,
+            pod_bridges: self.pod_bridges.clone(),
+        }
+    }
+}
+
+/// A pod's connections to its own node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OwnNodeEgress {
+    /// Judged by the pod's egress rules.
+    Enforce,
+    /// Always allowed.
+    Allow,
+}
+
+/// Running connections that a change of policy forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Established {
+    /// Stopped.
+    Cut,
+    /// Left alone.
+    Keep,
+}
+
+/// Policies deleted from a namespace that is Terminating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Terminating {
+    /// Their effect stays until no pod lives there.
+    Keep,
+    /// Their effect ends at once.
+    Forget,
+}
+
+/// `flatfell render`.
+#[derive(Args, Clone, Debug)]
+pub struct RenderArgs {
+    /// The directory (or file) of manifests
+    #[arg(value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node to render for
+    #[arg(long, value_name = "NAME", env = "FLATFELL_NODE", value_parser = node_name)]
+    pub node: String,
+    /// As `nft list ruleset` prints it, or as JSON
+    #[arg(long, value_enum, default_value_t = RenderOutput::Nft)]
+    pub output: RenderOutput,
+    /// Whether pods are held to their egress rules towards their own node
+    #[arg(long, env = "FLATFELL_OWN_NODE_EGRESS", value_enum, default_value_t = OwnNodeEgress::Enforce)]
+    pub own_node_egress: OwnNodeEgress,
+    /// A bridge that carries pods; repeat the flag (or use commas) for several
+    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', default_value = "cni0", value_parser = bridge)]
+    pub pod_bridges: Vec<String>,
+}
+
+/// How a ruleset is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RenderOutput {
+    /// nft's text.
+    Nft,
+    /// JSON.
+    Json,
+}
+
+/// `flatfell check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The directory (or file) of manifests
+    #[arg(value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Warnings fail the check too
+    #[arg(long)]
+    pub strict: bool,
+    /// Print problems only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `flatfell status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Where the daemon serves
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
+    pub address: SocketAddr,
+    /// A table for people, or what the daemon said
+    #[arg(long, value_enum, default_value_t = StatusOutput::Table)]
+    pub output: StatusOutput,
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusOutput {
+    /// Aligned columns.
+    Table,
+    /// JSON.
+    Json,
+}
+
+/// Why a flag's value is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No name a node can have.
+    #[error(
+        "a node's name has 1 to 253 lower-case letters, digits, '-' and '.', and begins and ends with a letter or digit"
+    )]
+    Node,
+    /// No address to listen on.
+    #[error(
+        "expected an IP address and a port, as 127.0.0.1:9469, [::1]:9469 or 0.0.0.0:9469 (all addresses of the node)"
+    )]
+    Listen,
+    /// No name an interface can have.
+    #[error("an interface's name has 1 to 15 bytes, without '/', ':' and white space")]
+    Bridge,
+    /// No filter for log lines.
+    #[error("expected error, warn, info, debug or trace, or directives as `info,flatfell::manifests=debug`: {0}")]
+    LogLevel(String),
+}
+
+fn node_name(text: &str) -> Result<String, ConfigError> {
+    let is_edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let is_inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let fits = text.len() <= 253
+        && text.chars().all(is_inside)
+        && is_edge(text.chars().next())
+        && is_edge(text.chars().next_back());
+    if fits { Ok(text.to_owned()) } else { Err(ConfigError::Node) }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    text.parse().map_err(|_| ConfigError::Listen)
+}
+
+fn bridge(text: &str) -> Result<String, ConfigError> {
+    let fits = (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace());
+    if fits { Ok(text.to_owned()) } else { Err(ConfigError::Bridge) }
+}
+
+fn log_level(text: &str) -> Result<String, ConfigError> {
+    let known = ["error", "warn", "info", "debug", "trace", "off"];
+    // A lone word that is no level would be taken for a module's name, and everything else would be silent.
+    if !text.contains(['=', ',']) && !known.contains(&text) {
+        return Err(ConfigError::LogLevel(format!("{text:?} is no level")));
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| ConfigError::LogLevel(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        for name in ["worker-1", "a", "ip-10-0-0-1.eu.internal"] {
+            assert_eq!(node_name(name), Ok(name.to_owned()));
+        }
+        for name in ["", "Worker", "-a", "a-", "a b", "a/b", &"a".repeat(254)] {
+            assert_eq!(node_name(name), Err(ConfigError::Node), "{name}");
+        }
+        assert_eq!(bridge("cni0"), Ok("cni0".to_owned()));
+        for name in ["", "a/b", "a b", "..", "sixteen-bytes-xy"] {
+            assert_eq!(bridge(name), Err(ConfigError::Bridge), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_address_needs_a_port() {
+        assert!(listen("[::1]:9469").is_ok());
+        for text in ["localhost:9469", ":9469", "127.0.0.1", "127.0.0.1:70000"] {
+            assert_eq!(listen(text), Err(ConfigError::Listen), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_does_not_silence_the_log() {
+        assert!(log_level("debug").is_ok());
+        assert!(log_level("info,flatfell::manifests=debug").is_ok());
+        assert!(matches!(log_level("inof"), Err(ConfigError::LogLevel(_))));
+    }
+
+    #[test]
+    fn the_arguments_hold_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

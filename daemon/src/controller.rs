@@ -1,0 +1,144 @@
+//! The one owner of what is known: takes in changes, evaluates, hands the result to the engine.
+//!
+//! In: the directory's changes and addresses whose interface went. Out: an [`Effective`] for each change that policy can
+//! see, and a [`SourceState`] for readers. What always holds: nothing is handed on before the directory was read once,
+//! and what is handed on depends on current state only.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::index::{Change, Index};
+use tokio::sync::{mpsc, watch};
+use tokio::task::block_in_place;
+
+use crate::manifests::{Directory, Key, Kind, Object, Problem, Refresh, Scope, Severity, Update, Watch};
+use crate::state::SourceState;
+
+/// Problems that are logged one by one at a time; the rest is counted.
+const LOGGED_MAX: usize = 50;
+
+/// Where evaluated policy goes.
+pub trait Enforce: Send + Sync {
+    /// What shall hold from now on.
+    fn enforce(&self, effective: Arc<Effective>);
+}
+
+impl Enforce for crate::engine::Engine {
+    fn enforce(&self, effective: Arc<Effective>) {
+        self.submit(effective);
+    }
+}
+
+/// The owner of what is known.
+#[derive(Debug)]
+pub struct Controller<E> {
+    directory: Directory,
+    index: Index,
+    engine: Arc<E>,
+    source: watch::Sender<Arc<SourceState>>,
+}
+
+impl<E: Enforce> Controller<E> {
+    /// One that knows nothing yet.
+    pub fn new(directory: Directory, index: Index, engine: Arc<E>, source: watch::Sender<Arc<SourceState>>) -> Self {
+        Self { directory, index, engine, source }
+    }
+
+    /// Reads the directory, then follows its changes until the caller drops this.
+    pub async fn run(&mut self, watch: &mut Watch, gone: &mut mpsc::UnboundedReceiver<IpAddr>) {
+        block_in_place(|| self.start());
+        loop {
+            tokio::select! {
+                scope = watch.changed() => block_in_place(|| self.refresh(&scope)),
+                Some(address) = gone.recv() => block_in_place(|| self.interface_gone(address)),
+            }
+        }
+    }
+
+    /// The first full read: hands on what it gives, also when that is nothing.
+    pub fn start(&mut self) {
+        let refresh = self.directory.refresh(&Scope::everything());
+        self.take_in(refresh);
+        tracing::info!(
+            files = self.directory.file_count(),
+            objects = self.directory.objects().count(),
+            "the manifests are read"
+        );
+        self.submit();
+    }
+
+    /// Looks at the directory again and hands on what changed.
+    pub fn refresh(&mut self, scope: &Scope) {
+        let refresh = self.directory.refresh(scope);
+        if self.take_in(refresh) {
+            self.submit();
+        }
+    }
+
+    fn interface_gone(&mut self, address: IpAddr) {
+        if self.index.apply(Change::InterfaceGone(address)) {
+            self.submit();
+        }
+    }
+
+    /// Whether policy can see a difference.
+    fn take_in(&mut self, refresh: Refresh) -> bool {
+        log_problems(&refresh);
+        let mut changed = false;
+        for update in refresh.updates {
+            changed |= self.index.apply(change(update));
+        }
+        self.source.send_replace(Arc::new(SourceState::of(&self.directory)));
+        changed
+    }
+
+    fn submit(&self) {
+        let effective = evaluate(&self.index);
+        tracing::debug!(pods = effective.pods.len(), "policy changed");
+        self.engine.enforce(Arc::new(effective));
+    }
+}
+
+/// The index's word for what changed in the directory.
+pub fn change(update: Update) -> Change {
+    match update {
+        Update::Put(object) => match Arc::unwrap_or_clone(object) {
+            Object::Namespace(namespace) => Change::UpsertNamespace(namespace),
+            Object::Pod(pod) => Change::UpsertPod(pod),
+            Object::Policy(policy) => Change::UpsertPolicy(policy),
+        },
+        Update::Remove(Key { kind, namespace, name }) => {
+            let named = flatfell_rules::object::ObjectName { namespace, name };
+            match kind {
+                Kind::Namespace => Change::DeleteNamespace(named.name),
+                Kind::Pod => Change::DeletePod(named),
+                Kind::NetworkPolicy => Change::DeletePolicy(named),
+            }
+        }
+    }
+}
+
+/// Each problem is logged when it appears and when it is gone, not while it stands.
+fn log_problems(refresh: &Refresh) {
+    let notes = |problem: &&Problem| problem.severity == Severity::Note;
+    let mut logged = 0;
+    for problem in refresh.appeared.iter().filter(|problem| !notes(problem)).take(LOGGED_MAX) {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning | Severity::Note => tracing::warn!("{problem}"),
+        }
+        logged += 1;
+    }
+    let passed_over = refresh.appeared.iter().filter(notes).count();
+    if passed_over > 0 {
+        tracing::info!(objects = passed_over, "objects passed over that policy has no use for");
+    }
+    let left = refresh.appeared.len().saturating_sub(passed_over).saturating_sub(logged);
+    if left > 0 {
+        tracing::error!(problems = left, "more problems; `flatfell status` lists them");
+    }
+    for problem in refresh.solved.iter().filter(|problem| !notes(problem)).take(LOGGED_MAX) {
+        tracing::info!("solved: {problem}");
+    }
+}

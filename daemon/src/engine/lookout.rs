@@ -1,0 +1,88 @@
+//! A thread that looks for ways round policy: a dump of somebody's 20,000 chains takes longer than a commit may wait.
+//!
+//! In: what the engine's thread knows, latest wins. Out: what was found last. What always holds: it reads, and writes nothing.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flatfell_rules::compile::GENERATION_MASK;
+
+use crate::bypass::{BRIDGE_SYSCTL, Bypass, BypassError, Facts, Lookout, PROC_NET};
+use crate::links::PodBridge;
+
+/// What the engine's thread knows of the node.
+pub(super) struct Known {
+    pub(super) pod_bridges: Vec<PodBridge>,
+    pub(super) ipvs: bool,
+    pub(super) v4: bool,
+    pub(super) v6: bool,
+}
+
+/// What was found last.
+#[derive(Clone, Default)]
+pub(super) struct Found {
+    pub(super) bypasses: Vec<Bypass>,
+    pub(super) fault: Option<String>,
+}
+
+/// The thread's other end; it stops when this is dropped.
+pub(super) struct LookoutThread {
+    known: SyncSender<Known>,
+    found: Arc<Mutex<Found>>,
+}
+
+impl LookoutThread {
+    /// Starts the thread in the caller's network namespace.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (known, inbox) = sync_channel(1);
+        let found = Arc::new(Mutex::new(Found::default()));
+        let outbox = Arc::clone(&found);
+        std::thread::Builder::new().name("lookout".to_owned()).spawn(move || run(&inbox, &outbox))?;
+        Ok(Self { known, found })
+    }
+
+    /// Asks for another look, unless one is waiting already.
+    pub(super) fn look(&self, known: Known) {
+        if let Err(TrySendError::Disconnected(_)) = self.known.try_send(known) {
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).fault = Some("the lookout has ended".to_owned());
+        }
+    }
+
+    /// What was found last.
+    pub(super) fn found(&self) -> Found {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One look for each message. A lookout that failed is opened anew.
+fn run(inbox: &Receiver<Known>, outbox: &Mutex<Found>) {
+    let mut lookout = None;
+    while let Ok(known) = inbox.recv() {
+        let result = look(&mut lookout, &known);
+        let mut found = outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(bypasses) => *found = Found { bypasses, fault: None },
+            Err(error) => {
+                lookout = None;
+                found.fault = Some(format!("ways round policy cannot be looked for: {error}"));
+            }
+        }
+    }
+}
+
+fn look(lookout: &mut Option<Lookout>, known: &Known) -> Result<Vec<Bypass>, BypassError> {
+    let lookout = match lookout {
+        Some(lookout) => lookout,
+        None => lookout.insert(Lookout::open()?),
+    };
+    lookout.look(&Facts {
+        bridge_sysctl: Path::new(BRIDGE_SYSCTL),
+        proc_net: Path::new(PROC_NET),
+        pod_bridges: &known.pod_bridges,
+        ipvs: known.ipvs,
+        v4: known.v4,
+        v6: known.v6,
+        mark_mask: GENERATION_MASK,
+    })
+}

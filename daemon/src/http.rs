@@ -1,0 +1,191 @@
+//! Metrics, health and status over HTTP.
+//!
+//! In: GET and HEAD requests. Out: `/metrics`, `/healthz`, `/readyz`, `/status`. What always holds: nothing can be changed
+//! over HTTP, and no client holds the daemon: headers, connections and their lifetime are limited.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::state::State;
+use crate::{metrics, status};
+
+/// A request's headers must be complete within this time.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// A connection ends after this time, whatever it does.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+
+/// Connections at a time; more wait.
+const CONNECTIONS: usize = 64;
+
+/// Bytes of a request's headers.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is taken, or is none of this node's.
+    #[error("cannot listen on {address}: {source}{hint}", hint = hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => " (is another flatfell running? --listen chooses another address)",
+        std::io::ErrorKind::AddrNotAvailable => " (no interface of this node has it)",
+        _ => "",
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    /// Where it listens, with the port that was chosen for port 0.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Listens on an address.
+    pub async fn bind(address: SocketAddr) -> Result<Self, HttpError> {
+        let failed = |source| HttpError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Serves until it is dropped.
+    pub async fn serve(self, state: State) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let state = state.clone();
+                    tokio::spawn(async move {
+                        connection(stream, state).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: it would fail again at once.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, state: State) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(answer(&request, state).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    // What a client does wrong is its own affair.
+    match timeout(CONNECTION_TIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        Err(_) => tracing::debug!("a connection took too long"),
+    }
+}
+
+/// The paths that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Metrics,
+    Health,
+    Ready,
+    Status,
+}
+
+fn page(path: &str) -> Option<Page> {
+    match path {
+        "/metrics" => Some(Page::Metrics),
+        "/healthz" => Some(Page::Health),
+        "/readyz" => Some(Page::Ready),
+        "/status" => Some(Page::Status),
+        _ => None,
+    }
+}
+
+async fn answer<B>(request: &Request<B>, state: State) -> Response<Full<Bytes>> {
+    let Some(page) = page(request.uri().path()) else {
+        return text(
+            StatusCode::NOT_FOUND,
+            "not found; there are /metrics, /healthz, /readyz and /status\n".to_owned(),
+        );
+    };
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    // The kernel is asked for counters, which may take a moment.
+    spawn_blocking(move || show(page, &state))
+        .await
+        .unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
+}
+
+fn show(page: Page, state: &State) -> Response<Full<Bytes>> {
+    match page {
+        Page::Health => text(StatusCode::OK, "ok\n".to_owned()),
+        Page::Ready => {
+            let reasons = state.not_ready();
+            if reasons.is_empty() {
+                text(StatusCode::OK, "ready\n".to_owned())
+            } else {
+                let lines: String = reasons.iter().map(|reason| format!("- {reason}\n")).collect();
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{lines}"))
+            }
+        }
+        Page::Metrics => match metrics::render(state) {
+            Ok(body) => respond(StatusCode::OK, metrics::CONTENT_TYPE, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+        Page::Status => match serde_json::to_string(&status::report(state)) {
+            Ok(body) => respond(StatusCode::OK, "application/json", body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}
