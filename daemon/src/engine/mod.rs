@@ -101,7 +101,14 @@ impl Engine {
         let (gone_sender, gone) = unbounded_channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
         let status = Arc::new(Mutex::new(Arc::new(EngineStatus::starting())));
-        let parts = worker::Parts { config, lock, inbox, wake: Arc::clone(&wake), status: Arc::clone(&status), gone: gone_sender };
+        let parts = worker::Parts {
+            config,
+            lock,
+            inbox,
+            wake: Arc::clone(&wake),
+            status: Arc::clone(&status),
+            gone: gone_sender,
+        };
         let thread = worker::spawn(parts)?;
         Ok(Self { commands, wake, status, gone: Mutex::new(Some(gone)), thread: Mutex::new(Some(thread)) })
     }

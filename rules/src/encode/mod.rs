@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 use ipnetwork::IpNetwork;
 pub use sys::RawElement;
 
-use crate::ruleset::{Element, Family, Field, Op, OpKind, Value, Verdict};
+use crate::ruleset::{Element, Field, Op, OpKind, Value, Verdict, text};
 
 /// Why operations cannot be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -132,18 +132,14 @@ pub fn encode(ops: &[Op]) -> Result<Batch, BatchError> {
 
 /// What an operation does, in a line: `add rule inet t c "comment"`.
 pub fn describe(op: &Op) -> String {
-    let family = match op.table.family {
-        Family::Inet => "inet",
-        Family::Bridge => "bridge",
-    };
-    let table = format!("{family} {}", op.table.name);
+    let table = &op.table;
     match &op.kind {
         OpKind::AddTable => format!("add table {table}"),
         OpKind::DeleteTable => format!("delete table {table}"),
         OpKind::AddChain { name, .. } => format!("add chain {table} {name}"),
         OpKind::DeleteChain(name) => format!("delete chain {table} {name}"),
         OpKind::FlushChain(name) => format!("flush chain {table} {name}"),
-        OpKind::AddRule { chain, rule } => format!("add rule {table} {chain} \"{}\"", rule.comment),
+        OpKind::AddRule { chain, rule } => format!("add rule {table} {chain} {}", text::rule(rule)),
         OpKind::AddSet { name, .. } => format!("add set {table} {name}"),
         OpKind::DeleteSet(name) => format!("delete set {table} {name}"),
         OpKind::AddElements { set, elements } => format!("add {} elements {table} {set}", elements.len()),

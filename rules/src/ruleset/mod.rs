@@ -8,6 +8,7 @@ pub mod json;
 pub mod text;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The address family of a table.
@@ -26,6 +27,13 @@ pub struct TableId {
     pub family: Family,
     /// Its name.
     pub name: String,
+}
+
+/// As nft writes it: `inet flatfell-1a`.
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", text::family(self.family), self.name)
+    }
 }
 
 /// All the tables of the daemon.

@@ -41,14 +41,10 @@ pub fn table(id: &TableId, table: &Table) -> String {
         .chain(table.sets.iter().map(|(name, set)| set_block(name, set)))
         .chain(table.chains.iter().map(|(name, chain)| chain_block(id.family, name, chain)))
         .collect();
-    format!("table {} {{\n{}}}\n", table_name(id), blocks.join("\n"))
+    format!("table {} {{\n{}}}\n", id, blocks.join("\n"))
 }
 
 /// `inet name`.
-fn table_name(id: &TableId) -> String {
-    format!("{} {}", family(id.family), id.name)
-}
-
 /// nft's word for a family.
 pub fn family(family: Family) -> &'static str {
     match family {
@@ -209,7 +205,7 @@ pub fn script(ops: &[Op]) -> String {
 
 /// One operation for `nft -f`.
 pub fn op(op: &Op) -> String {
-    let table = table_name(&op.table);
+    let table = &op.table;
     match &op.kind {
         OpKind::AddTable => format!("add table {table}"),
         OpKind::DeleteTable => format!("delete table {table}"),
