@@ -141,7 +141,9 @@ fn audited_policies_show_what_they_would_do() {
     let enforced = only_audited.with(policy("x/z", json!({"podSelector": {}})));
     let ingress = enforced.pod("x/a").expect("a").ingress;
     assert_eq!((ingress.default, ingress.policies, ingress.rules), (Fallback::Deny, vec![object_name("x/z")], vec![]));
-    assert_eq!(enforced.pod("x/a").expect("a").egress.default, Fallback::Open);
+    let a = enforced.pod("x/a").expect("a");
+    assert_eq!(a.isolation(Direction::Ingress).default, Fallback::Deny);
+    assert_eq!(a.isolation(Direction::Egress).default, Fallback::Open);
 }
 
 #[test]
@@ -159,4 +161,21 @@ fn only_local_pods_are_subjects_sorted_by_name() {
     let names: Vec<_> = effective.pods.iter().map(|pod| pod.name.to_string()).collect();
     assert_eq!(names, ["x/0", "x/a", "x/b", "y/c"]);
     assert_eq!(effective.pods[0].addresses, [ip("10.0.0.5"), ip("10.0.0.6")]);
+}
+
+#[test]
+fn ports_are_ordered_from_the_widest() {
+    use PortMatch::{All, Any, Ranges};
+    let sorted = [
+        Any,
+        All(Protocol::Tcp),
+        All(Protocol::Udp),
+        Ranges(Protocol::Tcp, vec![1..=2]),
+        Ranges(Protocol::Tcp, vec![1..=3]),
+        Ranges(Protocol::Tcp, vec![2..=2]),
+        Ranges(Protocol::Udp, vec![1..=1]),
+    ];
+    for pair in sorted.windows(2) {
+        assert!(pair[0] < pair[1], "{pair:?}");
+    }
 }
