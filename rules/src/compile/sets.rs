@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use ipnetwork::IpNetwork;
 
 use super::CounterMeaning;
+use crate::cidr;
 use crate::names;
 use crate::object::Protocol;
 use crate::ruleset::{Chain, Counter, Datum, Element, KeyType, Set, SetKind, Table, Value};
@@ -109,13 +110,14 @@ impl Builder {
 
     /// The interval set of the prefixes of one family; `None` when there are none.
     pub(super) fn blocks(&mut self, ip: Ip, blocks: &[IpNetwork]) -> Option<String> {
-        let blocks: Vec<&IpNetwork> = blocks.iter().filter(|block| Ip::of(block.ip()) == ip).collect();
+        let blocks: Vec<IpNetwork> = blocks.iter().copied().filter(|block| Ip::of(block.ip()) == ip).collect();
         if blocks.is_empty() {
             return None;
         }
         let text = blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Some(self.shared(&format!("block{}", ip.digit()), &text, vec![ip.key_type()], true, || {
-            blocks.iter().map(|block| Element::Range(address(block.network()), address(block.broadcast()))).collect()
+            let ranges = cidr::ranges(&blocks).into_iter();
+            ranges.map(|range| Element::Range(address(*range.start()), address(*range.end()))).collect()
         }))
     }
 
