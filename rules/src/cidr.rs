@@ -172,3 +172,136 @@ const fn low_bits(count: u32) -> u128 {
         None => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    fn subtracted(cidr: &str, except: &[&str]) -> Vec<IpNetwork> {
+        subtract(cidr.parse().expect("a network"), &networks(except))
+    }
+
+    #[test]
+    fn subtraction_leaves_the_fewest_prefixes() {
+        assert_eq!(subtracted("10.0.0.0/8", &[]), networks(&["10.0.0.0/8"]));
+        assert_eq!(subtracted("10.0.0.0/8", &["10.0.0.0/9"]), networks(&["10.128.0.0/9"]));
+        assert_eq!(subtracted("10.0.0.0/8", &["10.128.0.0/9"]), networks(&["10.0.0.0/9"]));
+        assert_eq!(
+            subtracted("10.0.0.0/30", &["10.0.0.1/32", "10.0.0.2/32"]),
+            networks(&["10.0.0.0/32", "10.0.0.3/32"])
+        );
+        assert_eq!(subtracted("10.0.0.0/8", &["10.0.0.0/9", "10.128.0.0/9"]), []);
+        assert_eq!(subtracted("10.0.0.0/8", &["0.0.0.0/0"]), []);
+        assert_eq!(subtracted("10.0.0.0/8", &["9.0.0.0/8", "11.0.0.0/8", "::/0"]), networks(&["10.0.0.0/8"]));
+    }
+
+    #[test]
+    fn subtraction_reaches_both_ends_of_the_address_space() {
+        assert_eq!(subtracted("0.0.0.0/0", &["128.0.0.0/1"]), networks(&["0.0.0.0/1"]));
+        assert_eq!(subtracted("::/0", &["8000::/1"]), networks(&["::/1"]));
+        assert_eq!(subtracted("::/0", &["::/1"]), networks(&["8000::/1"]));
+        assert_eq!(subtracted("::/0", &["::/0"]), []);
+        assert_eq!(subtracted("::/0", &["::/1", "8000::/2"]), networks(&["c000::/2"]));
+    }
+
+    #[test]
+    fn merging_joins_what_overlaps_and_what_touches() {
+        let merged =
+            merge(&networks(&["::/0", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "255.255.255.255/32", "8000::/1"]));
+        assert_eq!(merged, networks(&["10.0.0.0/8", "255.255.255.255/32", "::/0"]));
+        assert_eq!(merge(&networks(&["10.0.0.64/26", "10.0.0.128/26"])), networks(&["10.0.0.64/26", "10.0.0.128/26"]));
+    }
+
+    #[test]
+    fn ranges_join_prefixes_that_touch() {
+        let found = ranges(&networks(&["10.0.0.128/26", "10.0.0.64/26", "fd00::/127"]));
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(found, [address("10.0.0.64")..=address("10.0.0.191"), address("fd00::")..=address("fd00::1")]);
+    }
+
+    #[test]
+    fn port_ranges_join_at_the_ends_too() {
+        assert_eq!(merge_ports([80..=80, 81..=90, 100..=100, 85..=95]), [80..=95, 100..=100]);
+        assert_eq!(merge_ports([1..=65535, 65535..=65535, 1..=1]), [1..=65535]);
+        assert_eq!(merge_ports([RangeInclusive::new(5, 4)]), []);
+    }
+
+    /// Small prefixes close together, of both families, in 16 addresses at each end of the space and in the middle.
+    fn prefix() -> impl Strategy<Value = IpNetwork> {
+        let base = prop_oneof![Just(0_u32), Just(u32::MAX - 15), Just(0x0a00_0000)];
+        (base, 0_u32..16, 28_u8..=32, any::<bool>()).prop_map(|(base, offset, length, v6)| {
+            let (address, length) = match v6 {
+                false => (IpAddr::from(Ipv4Addr::from(base + offset)), length),
+                true => (IpAddr::from(Ipv6Addr::from(u128::MAX - u128::from(u32::MAX - base - offset))), length + 96),
+            };
+            let network = IpNetwork::new(address, length).expect("a prefix");
+            IpNetwork::new(network.network(), length).expect("a prefix")
+        })
+    }
+
+    fn addresses(networks: &[IpNetwork]) -> BTreeSet<IpAddr> {
+        networks.iter().flat_map(IpNetwork::iter).collect()
+    }
+
+    /// Sorted, disjoint, and no two neighbours are the halves of one prefix.
+    fn assert_canonical(networks: &[IpNetwork]) {
+        let total: usize = networks.iter().map(|network| network.iter().count()).sum();
+        assert_eq!(total, addresses(networks).len(), "overlap in {networks:?}");
+        for pair in networks.windows(2) {
+            assert!(pair[0] < pair[1], "{pair:?}");
+            let parent = pair[0].prefix().checked_sub(1).and_then(|length| IpNetwork::new(pair[0].ip(), length).ok());
+            let halves = pair[0].prefix() == pair[1].prefix()
+                && parent.is_some_and(|parent| parent.network() == pair[0].ip() && parent.contains(pair[1].ip()));
+            assert!(!halves, "{pair:?} is one prefix");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn merging_keeps_every_address(networks in prop::collection::vec(prefix(), 0..12)) {
+            let merged = merge(&networks);
+            assert_canonical(&merged);
+            prop_assert_eq!(addresses(&merged), addresses(&networks));
+        }
+
+        #[test]
+        fn subtraction_takes_exactly_the_exceptions(cidr in prefix(), except in prop::collection::vec(prefix(), 0..6)) {
+            let left = subtract(cidr, &except);
+            assert_canonical(&left);
+            let excepted = addresses(&except);
+            let expected: BTreeSet<IpAddr> =
+                addresses(&[cidr]).into_iter().filter(|address| !excepted.contains(address)).collect();
+            prop_assert_eq!(addresses(&left), expected);
+        }
+
+        #[test]
+        fn ranges_cover_the_same_addresses_and_do_not_touch(networks in prop::collection::vec(prefix(), 0..12)) {
+            let found = ranges(&networks);
+            for address in addresses(&networks) {
+                prop_assert_eq!(found.iter().filter(|range| range.contains(&address)).count(), 1);
+            }
+            prop_assert!(found.len() <= merge(&networks).len());
+        }
+
+        #[test]
+        fn port_ranges_cover_the_same_ports(pairs in prop::collection::vec((1_u16..60, 0_u16..20), 0..10)) {
+            let given: Vec<_> = pairs.iter().map(|(first, more)| *first..=*first + *more).collect();
+            let merged = merge_ports(given.clone());
+            for port in 0..100 {
+                let count = merged.iter().filter(|range| range.contains(&port)).count();
+                prop_assert_eq!(count, usize::from(given.iter().any(|range| range.contains(&port))));
+            }
+            for pair in merged.windows(2) {
+                prop_assert!(pair[0].end() + 1 < *pair[1].start());
+            }
+        }
+    }
+}

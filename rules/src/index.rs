@@ -356,3 +356,6 @@ fn in_namespace<'a, 'n, T>(
 fn missing<K: Ord + Clone, V>(known: &BTreeMap<K, V>, listed: &BTreeMap<K, V>) -> std::vec::IntoIter<K> {
     known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect::<Vec<_>>().into_iter()
 }
+
+#[cfg(test)]
+mod tests;

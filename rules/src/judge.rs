@@ -227,3 +227,84 @@ fn port_matches(port: &PortMatch, flow: &Flow) -> bool {
         PortMatch::Ranges(protocol, ranges) => protocol.number() == flow.protocol && within(ranges),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effective::RuleIdentity;
+    use crate::testing::{flow, ip, object_name};
+
+    const SOURCE: &str = "10.0.0.1";
+    const POD: &str = "10.0.0.2";
+
+    fn rule(tier: Tier, action: Action, port: u16) -> EffectiveRule {
+        let identity = RuleIdentity {
+            policy: object_name("x/p"),
+            direction: Direction::Ingress,
+            content: String::new(),
+            occurrence: 0,
+        };
+        let ports = PortMatch::Ranges(Protocol::Tcp, vec![port..=port]);
+        EffectiveRule { identity, index: 0, tier, action, matches: vec![RuleMatch::Peer(PeerMatch::Any, ports)] }
+    }
+
+    fn allowed(default: Fallback, rules: &[EffectiveRule], port: u16) -> bool {
+        let pod = EffectivePod {
+            name: object_name("x/a"),
+            addresses: vec![ip(POD)],
+            ingress: Isolation { default, policies: Vec::new(), rules: rules.to_vec() },
+            egress: Isolation::default(),
+        };
+        let effective = Effective { pods: vec![pod], ..Effective::default() };
+        Judge::new(&effective, true).judge(&flow(SOURCE, POD, &format!("tcp/{port}"))) == Judgement::Allowed
+    }
+
+    #[test]
+    fn the_first_rule_of_a_tier_that_matches_decides() {
+        use {Action::*, Tier::*};
+        let rules = [
+            rule(Admin, Accept, 1),
+            rule(Admin, Pass, 2),
+            rule(Admin, Deny, 1),
+            rule(Admin, Deny, 2),
+            rule(Admin, Deny, 3),
+            rule(NetworkPolicy, Accept, 2),
+            rule(NetworkPolicy, Accept, 3),
+            rule(Baseline, Accept, 4),
+            rule(Baseline, Deny, 5),
+        ];
+        for (default, port, verdict) in [
+            (Fallback::Deny, 1, true),
+            (Fallback::Deny, 2, true),
+            (Fallback::Deny, 3, false),
+            (Fallback::Deny, 4, false),
+            (Fallback::Deny, 6, false),
+            (Fallback::Open, 3, false),
+            (Fallback::Open, 4, true),
+            (Fallback::Open, 5, false),
+            (Fallback::Open, 6, true),
+        ] {
+            assert_eq!(allowed(default, &rules, port), verdict, "{default:?} {port}");
+        }
+    }
+
+    #[test]
+    fn audited_rules_decide_nothing_but_those_of_other_tiers_do() {
+        let rules = [rule(Tier::NetworkPolicy, Action::Deny, 1), rule(Tier::Baseline, Action::Deny, 2)];
+        assert!(allowed(Fallback::Audit, &rules, 1) && !allowed(Fallback::Audit, &rules, 2));
+        assert!(allowed(Fallback::Audit, &rules, 3));
+    }
+
+    #[test]
+    fn a_set_that_is_not_there_matches_nothing() {
+        let peer = crate::policy::PodPeer {
+            namespaces: crate::policy::Namespaces::Named("x".into()),
+            pods: crate::policy::Selector::default(),
+        };
+        let key = EndpointKey { peer: PeerMatch::Any, protocol: Protocol::Tcp, port: "web".into() };
+        for alternative in [RuleMatch::Peer(PeerMatch::Pods(peer), PortMatch::Any), RuleMatch::Endpoint(key)] {
+            let rule = EffectiveRule { matches: vec![alternative], ..rule(Tier::NetworkPolicy, Action::Accept, 1) };
+            assert!(!allowed(Fallback::Deny, &[rule], 1));
+        }
+    }
+}

@@ -18,3 +18,5 @@ pub mod policy;
 pub mod ruleset;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(test)]
+mod testing;

@@ -3,14 +3,14 @@
 //! In: the index. Out: [`Effective`]. What always holds: policies that enforce hide those that are audited, by pod and
 //! direction; a set is resolved once, however many rules name it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::resolve::Resolver;
 use super::rules::{PreparedRule, prepare};
-use super::{Effective, EffectivePod, Fallback, Isolation, PeerMatch, RuleMatch};
+use super::{Effective, EffectivePod, EndpointKey, Fallback, Isolation, PeerMatch, RuleMatch};
 use crate::index::{Index, Subject};
 use crate::object::{Mode, ObjectName, Pod};
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, PodPeer, Policy};
 
 /// What holds on the node of the index.
 pub fn evaluate(index: &Index) -> Effective {
@@ -99,23 +99,22 @@ fn name_apart(pods: &mut [EffectivePod], subjects: &[Subject<'_>]) {
 
 /// Resolves each set that a rule names, once.
 fn resolve_sets(index: &Index, pods: Vec<EffectivePod>) -> Effective {
-    let resolver = Resolver::new(index);
-    let mut effective = Effective { pods, ..Effective::default() };
-    let rules = effective.pods.iter().flat_map(|pod| pod.ingress.rules.iter().chain(&pod.egress.rules));
+    let mut peers: HashSet<&PodPeer> = HashSet::new();
+    let mut endpoints: HashSet<&EndpointKey> = HashSet::new();
+    let rules = pods.iter().flat_map(|pod| pod.ingress.rules.iter().chain(&pod.egress.rules));
     for alternative in rules.flat_map(|rule| &rule.matches) {
         match alternative {
             RuleMatch::Peer(PeerMatch::Pods(peer), _) => {
-                if !effective.peers.contains_key(peer) {
-                    effective.peers.insert(peer.clone(), resolver.addresses(peer));
-                }
+                peers.insert(peer);
             }
             RuleMatch::Peer(PeerMatch::Any | PeerMatch::Blocks(_), _) => {}
             RuleMatch::Endpoint(key) => {
-                if !effective.endpoints.contains_key(key) {
-                    effective.endpoints.insert(key.clone(), resolver.endpoints(key));
-                }
+                endpoints.insert(key);
             }
         }
     }
-    effective
+    let resolver = Resolver::new(index);
+    let peers = peers.into_iter().map(|peer| (peer.clone(), resolver.addresses(peer))).collect();
+    let endpoints = endpoints.into_iter().map(|key| (key.clone(), resolver.endpoints(key))).collect();
+    Effective { pods, peers, endpoints }
 }

@@ -7,6 +7,8 @@
 mod evaluate;
 mod resolve;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::evaluate;
 

@@ -163,3 +163,32 @@ impl<'a> LabelIndex<'a> {
         self.positions.get(key).and_then(|values| values.get(value)).map_or(&[], Vec::as_slice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Requirement;
+
+    fn selector(requirements: &[(&str, &[&str])]) -> Selector {
+        let values = |values: &[&str]| Operator::In(values.iter().map(|value| (*value).to_owned()).collect());
+        let requirement = |(key, of): &(&str, &[&str])| Requirement { key: (*key).to_owned(), operator: values(of) };
+        Selector::new(requirements.iter().map(requirement).collect())
+    }
+
+    #[test]
+    fn only_what_the_narrowest_requirement_names_is_looked_at() {
+        let labels = |app: &str, tier: &str| Labels::from([("app".into(), app.into()), ("tier".into(), tier.into())]);
+        let objects = [labels("a", "x"), labels("a", "y"), labels("b", "x"), labels("c", "x")];
+        let index = LabelIndex::new(objects.iter().collect());
+        for (selector, effort, found) in [
+            (selector(&[]), 4, vec![0, 1, 2, 3]),
+            (selector(&[("app", &["a"])]), 2, vec![0, 1]),
+            (selector(&[("tier", &["x"]), ("app", &["a"])]), 2, vec![0]),
+            (selector(&[("tier", &["x", "y"]), ("app", &["a", "b"])]), 3, vec![0, 1, 2]),
+            (selector(&[("app", &["z"])]), 0, vec![]),
+            (selector(&[("none", &["a"]), ("app", &["a"])]), 0, vec![]),
+        ] {
+            assert_eq!((index.effort(&selector), index.select(&selector)), (effort, found), "{selector}");
+        }
+    }
+}

@@ -10,6 +10,8 @@ mod address;
 mod network_policy;
 mod objects;
 mod selector;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::fmt;

@@ -1,0 +1,161 @@
+//! Which sets there are and what is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{A, B, C, cluster, with_port, with_spec};
+use crate::effective::resolve::Resolver;
+use crate::effective::{EndpointKey, PeerMatch};
+use crate::index::{Change, Index};
+use crate::object::{Labels, Lifetime, Mode, NamedPort, Namespace, ObjectName, Pod, Protocol};
+use crate::policy::{Namespaces, Operator, PodPeer, Requirement, Selector};
+use crate::testing::*;
+
+fn all_pods() -> PodPeer {
+    PodPeer { namespaces: Namespaces::Matching(Selector::default()), pods: Selector::default() }
+}
+
+#[test]
+fn equal_selectors_share_a_set_and_only_what_rules_name_is_there() {
+    let cluster = cluster()
+        .with(policy("x/p", json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}}]}]})))
+        .with(policy(
+            "y/q",
+            json!({"podSelector": {}, "egress": [{"to": [{"podSelector": {}, "namespaceSelector": {}}]}]}),
+        ))
+        .with(policy("z/nobody", json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]})))
+        .with(policy(
+            "x/none",
+            json!({"podSelector": {"matchLabels": {"app": "0"}}, "ingress": [{"from": [{"podSelector": {}}]}]}),
+        ));
+    let effective = cluster.effective();
+    assert_eq!(effective.peers, BTreeMap::from([(all_pods(), BTreeSet::from([ip(A), ip(B), ip(C)]))]));
+    assert!(effective.endpoints.is_empty());
+}
+
+#[test]
+fn a_set_that_selects_nothing_is_there_and_empty() {
+    let cluster = with_spec(json!({"egress": [{"to": [{"podSelector": {"matchLabels": {"app": "0"}}}]},
+                                              {"ports": [{"port": "nothing"}]}]}));
+    let effective = cluster.effective();
+    assert!(effective.peers.values().all(BTreeSet::is_empty) && effective.peers.len() == 1);
+    let key = EndpointKey { peer: PeerMatch::Any, protocol: Protocol::Tcp, port: "nothing".into() };
+    assert_eq!(effective.endpoints, BTreeMap::from([(key, BTreeSet::new())]));
+}
+
+#[test]
+fn endpoints_hold_every_number_of_every_pod_by_peer() {
+    let b = with_port(with_port(pod("x/b", B, json!({})), "web", "TCP", 80), "web", "TCP", 81);
+    let b = with_port(with_port(b, "web", "UDP", 82), "other", "TCP", 83);
+    let cluster = with_spec(json!({"egress": [{"to": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.1.0/24"}}],
+                                              "ports": [{"port": "web"}, {"protocol": "UDP", "port": "web"}]}]}))
+    .with(b)
+    .with(with_port(pod("y/c", C, json!({})), "web", "TCP", 84));
+    let effective = cluster.effective();
+    let own = PodPeer { namespaces: Namespaces::Named("x".into()), pods: Selector::default() };
+    let block = PeerMatch::Blocks(vec!["10.0.1.0/24".parse().expect("a network")]);
+    let key = |peer: &PeerMatch, protocol| EndpointKey { peer: peer.clone(), protocol, port: "web".into() };
+    let pods = PeerMatch::Pods(own);
+    assert_eq!(
+        effective.endpoints,
+        BTreeMap::from([
+            (key(&pods, Protocol::Tcp), BTreeSet::from([(ip(B), Protocol::Tcp, 80), (ip(B), Protocol::Tcp, 81)])),
+            (key(&pods, Protocol::Udp), BTreeSet::from([(ip(B), Protocol::Udp, 82)])),
+            (key(&block, Protocol::Tcp), BTreeSet::from([(ip(C), Protocol::Tcp, 84)])),
+            (key(&block, Protocol::Udp), BTreeSet::new()),
+        ])
+    );
+    assert!(effective.peers.is_empty(), "no rule looks an address up");
+}
+
+#[test]
+fn pods_that_ended_are_in_no_set() {
+    for phase in ["Succeeded", "Failed"] {
+        let ended = with_port(pod("x/b", B, json!({})), "web", "TCP", 80);
+        let cluster = with_spec(json!({"egress": [{"to": [{"podSelector": {}}]}, {"ports": [{"port": "web"}]}]}))
+            .with(set(ended, "/status/phase", json!(phase)));
+        let effective = cluster.effective();
+        assert_eq!(effective.peers.values().flatten().copied().collect::<Vec<_>>(), [ip(A)]);
+        assert_eq!(effective.endpoints.values().flatten().count(), 0);
+    }
+}
+
+const WORDS: [&str; 3] = ["u", "v", "w"];
+
+fn word() -> impl Strategy<Value = String> {
+    prop::sample::select(WORDS.as_slice()).prop_map(str::to_owned)
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    prop::collection::btree_map(word(), word(), 0..3)
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = || prop::collection::vec(word(), 1..3);
+    let operator = prop_oneof![
+        3 => values().prop_map(Operator::In),
+        1 => values().prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    let requirement = (word(), operator).prop_map(|(key, operator)| Requirement { key, operator });
+    prop::collection::vec(requirement, 0..3).prop_map(Selector::new)
+}
+
+fn peer() -> impl Strategy<Value = PodPeer> {
+    let namespaces = prop_oneof![word().prop_map(Namespaces::Named), selector().prop_map(Namespaces::Matching)];
+    (namespaces, selector()).prop_map(|(namespaces, pods)| PodPeer { namespaces, pods })
+}
+
+fn index() -> impl Strategy<Value = Index> {
+    let namespaces = prop::collection::btree_map(word(), labels(), 0..3);
+    let pods = prop::collection::vec((word(), labels(), any::<bool>(), any::<bool>()), 0..12);
+    (namespaces, pods).prop_map(|(namespaces, pods)| {
+        let mut index = Index::new("n1");
+        for (name, labels) in namespaces {
+            index.apply(Change::UpsertNamespace(Namespace { name, labels, mode: Mode::Enforce, terminating: false }));
+        }
+        for (number, (namespace, labels, host_network, ended)) in (0_u8..).zip(pods) {
+            index.apply(Change::UpsertPod(Pod {
+                name: ObjectName::new(namespace, format!("p{number}")),
+                uid: String::new(),
+                labels,
+                node: None,
+                host_network: host_network && ended,
+                addresses: vec![IpAddr::from([10, 0, 0, number])],
+                lifetime: if ended { Lifetime::Terminal } else { Lifetime::Live },
+                created: String::new(),
+                ports: vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }],
+            }));
+        }
+        index
+    })
+}
+
+/// What a peer selects, asked of each pod.
+fn selected(index: &Index, peer: &PodPeer) -> BTreeSet<IpAddr> {
+    let in_namespace = |pod: &&Pod| match &peer.namespaces {
+        Namespaces::Named(name) => pod.name.namespace == *name,
+        Namespaces::Matching(selector) => index
+            .namespaces()
+            .any(|namespace| namespace.name == pod.name.namespace && selector.matches(&namespace.labels)),
+    };
+    let live = |pod: &&Pod| !pod.host_network && pod.lifetime == Lifetime::Live;
+    let pods = index.pods().filter(live).filter(in_namespace).filter(|pod| peer.pods.matches(&pod.labels));
+    pods.flat_map(|pod| pod.addresses.clone()).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_short_ways_find_what_the_long_way_finds(index in index(), peer in peer()) {
+        let resolver = Resolver::new(&index);
+        let expected = selected(&index, &peer);
+        prop_assert_eq!(&resolver.addresses(&peer), &expected);
+        let key = EndpointKey { peer: PeerMatch::Pods(peer), protocol: Protocol::Tcp, port: "web".into() };
+        let found: BTreeSet<IpAddr> = resolver.endpoints(&key).into_iter().map(|(address, _, _)| address).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
