@@ -85,7 +85,7 @@ pub struct RunArgs {
     #[arg(long, env = "FLATFELL_TERMINATING", value_enum, default_value_t = Terminating::Keep)]
     pub terminating: Terminating,
     /// A bridge that carries pods; repeat the flag (or use commas) for several
-    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', default_value = "cni0", value_parser = bridge)]
+    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
 }
 
@@ -143,7 +143,7 @@ pub struct RenderArgs {
     #[arg(long, env = "FLATFELL_OWN_NODE_EGRESS", value_enum, default_value_t = OwnNodeEgress::Enforce)]
     pub own_node_egress: OwnNodeEgress,
     /// A bridge that carries pods; repeat the flag (or use commas) for several
-    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', default_value = "cni0", value_parser = bridge)]
+    #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
 }
 

@@ -1,11 +1,11 @@
 //! From what holds for each pod to the ruleset that makes it so.
 //!
-//! In: [`Effective`] and the [`Layout`] (facts of this node, the generation). Out: [`Compiled`]: the ruleset and what
+//! In: [`crate::effective::Effective`] and the [`Layout`] (facts of this node, the generation). Out: [`Compiled`]: the ruleset and what
 //! each named counter in it means. What always holds: a function of its arguments only; `docs/dataplane.md` draws the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::effective::{Effective, RuleIdentity};
+use crate::effective::RuleIdentity;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ruleset::{Family, Ruleset, TableId};

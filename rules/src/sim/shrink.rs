@@ -22,7 +22,8 @@ const KEPT: &[&str] = &[
     "cidr",
     "key",
     "operator",
-    "image",
+    "ip",
+    "containerPort",
 ];
 
 /// A step from a value to one inside it: a field or an element.

@@ -16,7 +16,7 @@ impl<'a> Reading<'a> {
     pub(super) fn direction_allows(&self, connection: &Connection<'_>) -> bool {
         let policies = self.isolating(connection.subject, connection.direction);
         if policies.is_empty() {
-            return !self.mistaken(Row::Isolation);
+            return !self.mistaken(Row::Open);
         }
         if self.any_lost_to_except(&policies, connection) && self.mistaken(Row::ExceptScope) {
             return false;

@@ -22,8 +22,10 @@ macro_rules! rows {
 }
 
 rows! {
-    /// A pod is isolated in a direction once any policy with that policyType selects it; otherwise everything passes.
+    /// A pod is isolated in a direction once any policy with that policyType selects it ...
     Isolation = "isolation",
+    /// ... otherwise everything passes.
+    Open = "no isolation",
     /// policyTypes unset: Ingress always; Egress only if the policy has egress rules.
     TypesUnset = "policyTypes unset",
     /// policyTypes set: rules of a direction that is not in it are ignored.

@@ -122,7 +122,8 @@ impl<'a> Pod<'a> {
         let not_ready = items(&self.raw["status"]["conditions"])
             .iter()
             .any(|condition| condition["type"] == "Ready" && condition["status"] != "True");
-        self.raw["status"]["phase"] == "Running" && self.raw["metadata"]["deletionTimestamp"].is_null() && !not_ready
+        let running = self.raw["status"]["phase"].as_str().is_none_or(|phase| phase == "Running");
+        running && self.raw["metadata"]["deletionTimestamp"].is_null() && !not_ready
     }
 
     /// The API server's copy of a pod that a kubelet runs from a file.
