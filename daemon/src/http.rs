@@ -189,3 +189,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;
