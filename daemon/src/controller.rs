@@ -142,3 +142,124 @@ fn log_problems(refresh: &Refresh) {
         tracing::info!("solved: {problem}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use flatfell_rules::effective::Fallback;
+
+    use super::*;
+
+    /// Remembers what it shall enforce.
+    #[derive(Debug, Default)]
+    struct Memory(Mutex<Vec<Arc<Effective>>>);
+
+    impl Enforce for Memory {
+        fn enforce(&self, effective: Arc<Effective>) {
+            self.0.lock().expect("memory").push(effective);
+        }
+    }
+
+    impl Memory {
+        fn count(&self) -> usize {
+            self.0.lock().expect("memory").len()
+        }
+
+        /// Whether the last state isolates each pod's ingress.
+        fn isolated(&self) -> Vec<bool> {
+            let states = self.0.lock().expect("memory");
+            let pods = states.last().map(|state| state.pods.as_slice()).unwrap_or_default();
+            pods.iter().map(|pod| pod.ingress.default == Fallback::Deny).collect()
+        }
+    }
+
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: x, labels: {app: x}}\nspec: {nodeName: n}\nstatus: \
+                       {podIP: 10.0.0.1}\n";
+    const DENY: &str =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}}\n";
+
+    fn controller(root: &Path) -> (Controller<Memory>, Arc<Memory>, watch::Receiver<Arc<SourceState>>) {
+        let engine = Arc::new(Memory::default());
+        let (sender, receiver) = watch::channel(Arc::default());
+        (Controller::new(Directory::new(root), Index::new("n"), Arc::clone(&engine), sender), engine, receiver)
+    }
+
+    #[test]
+    fn nothing_is_handed_on_before_everything_was_read() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join("a.yaml"), POD).expect("file");
+        fs::write(dir.path().join("b.yaml"), DENY).expect("file");
+        let (mut controller, engine, source) = controller(dir.path());
+        assert!(engine.count() == 0 && !source.borrow().read);
+        controller.start();
+        assert_eq!((engine.count(), engine.isolated()), (1, vec![true]), "pod and policy at once");
+        assert!(source.borrow().read);
+    }
+
+    #[test]
+    fn an_empty_directory_is_handed_on_too() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut controller, engine, _source) = controller(dir.path());
+        controller.start();
+        assert_eq!(engine.count(), 1);
+    }
+
+    #[test]
+    fn what_policy_cannot_see_is_not_handed_on() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join("a.yaml"), POD).expect("file");
+        let (mut controller, engine, _source) = controller(dir.path());
+        controller.start();
+        fs::write(dir.path().join("a.yaml"), format!("# a comment\n{POD}")).expect("file");
+        controller.refresh(&Scope::everything());
+        assert_eq!(engine.count(), 1);
+    }
+
+    #[test]
+    fn a_refused_policy_isolates_and_is_published() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join("a.yaml"), POD).expect("file");
+        fs::write(dir.path().join("b.yaml"), DENY.replace("{}", "{}, ingress: 5")).expect("file");
+        let (mut controller, engine, source) = controller(dir.path());
+        controller.start();
+        assert_eq!(engine.isolated(), [true]);
+        let source = source.borrow();
+        assert_eq!(source.refused, [flatfell_rules::object::ObjectName::new("default", "p")]);
+        assert_eq!(source.problems.len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_edit_is_handed_on_long_before_the_sweep() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join("a.yaml"), POD).expect("file");
+        let (mut controller, engine, _source) = controller(dir.path());
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        let (gone, mut interfaces) = mpsc::unbounded_channel();
+        let follow = tokio::spawn(async move { controller.run(&mut watch, &mut interfaces).await });
+        let soon = |expected: Vec<bool>| {
+            let engine = Arc::clone(&engine);
+            async move {
+                let arrived = async {
+                    while engine.isolated() != expected {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(2), arrived).await.expect("seen by inotify");
+            }
+        };
+        soon(vec![false]).await;
+        fs::write(dir.path().join("b.yaml"), DENY).expect("added");
+        soon(vec![true]).await;
+        fs::remove_file(dir.path().join("b.yaml")).expect("deleted");
+        soon(vec![false]).await;
+        fs::remove_file(dir.path().join("a.yaml")).expect("deleted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gone.send(IpAddr::from([10, 0, 0, 1])).expect("the controller listens");
+        soon(Vec::new()).await;
+        follow.abort();
+    }
+}

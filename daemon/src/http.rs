@@ -39,7 +39,7 @@ const HEADER_BYTES: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address is taken, or is none of this node's.
-    #[error("cannot listen on {address}: {source}{hint}", hint = hint(source))]
+    #[error("cannot listen on {address}{hint}", hint = hint(source))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -189,3 +189,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -191,7 +191,11 @@ pub fn guard_word(guard: Guard) -> &'static str {
 fn counters(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, series: BTreeMap<Labels, u64>) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, value) in &series {
-        family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+        if labels.is_empty() {
+            family.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+        } else {
+            family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+        }
     }
     Ok(())
 }
@@ -199,7 +203,11 @@ fn counters(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, series:
 fn gauges(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, series: BTreeMap<Labels, u64>) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in &series {
-        family.encode_family(labels)?.encode_gauge(value)?;
+        if labels.is_empty() {
+            family.encode_gauge(value)?;
+        } else {
+            family.encode_family(labels)?.encode_gauge(value)?;
+        }
     }
     Ok(())
 }

@@ -326,8 +326,8 @@ fn ten_thousand_files_cost_what_changed() {
     let one = start.elapsed();
     let start = std::time::Instant::now();
     assert_eq!(lab.refresh(), [""; 0]);
-    println!("one file {one:?}, all stamps {:?}", start.elapsed());
-    assert!(one < std::time::Duration::from_millis(100), "{one:?}");
+    let all = start.elapsed();
+    assert!(one < all, "one file {one:?}, all stamps {all:?}");
 }
 
 #[test]

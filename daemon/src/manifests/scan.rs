@@ -87,13 +87,10 @@ pub fn scan(root: &Path) -> Scan {
                     list(&path, &mut scan, &mut waiting);
                 }
             }
-            Ok(metadata) if metadata.is_file() && (is_manifest(&path) || path == root) => {
-                scan.files.insert(path, Stamp::of(&metadata));
-            }
-            Ok(_) => {}
-            // Gone since it was listed, or a link to nothing: no file. A root that is gone is no empty directory.
+            Ok(metadata) => scan.file(path, &metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound && path != root => {}
             Err(error) => {
+                // A root that is gone is no empty directory.
                 scan.unreadable.insert(path, error);
             }
         }
@@ -101,17 +98,41 @@ pub fn scan(root: &Path) -> Scan {
     scan
 }
 
+impl Scan {
+    fn file(&mut self, path: PathBuf, metadata: &Metadata) {
+        if metadata.is_file() {
+            self.files.insert(path, Stamp::of(metadata));
+        }
+    }
+
+    /// An entry of a directory: a manifest, something without use, or a directory to look into.
+    fn entry(&mut self, path: PathBuf, waiting: &mut BTreeSet<PathBuf>) {
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                waiting.insert(path);
+            }
+            Ok(metadata) if is_manifest(&path) => self.file(path, &metadata),
+            Ok(_) => {}
+            // Gone since it was listed, or a link to nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                self.unreadable.insert(path, error);
+            }
+        }
+    }
+}
+
 fn list(directory: &Path, scan: &mut Scan, waiting: &mut BTreeSet<PathBuf>) {
-    let mut names = || -> io::Result<()> {
-        for entry in fs::read_dir(directory)? {
+    let listed = fs::read_dir(directory).and_then(|entries| {
+        for entry in entries {
             let path = entry?.path();
             if !is_hidden(&path) {
-                waiting.insert(path);
+                scan.entry(path, waiting);
             }
         }
         Ok(())
-    };
-    if let Err(error) = names() {
+    });
+    if let Err(error) = listed {
         scan.unreadable.insert(directory.to_path_buf(), error);
     }
 }

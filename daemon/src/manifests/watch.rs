@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +34,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// inotify refused.
-    #[error("{root} cannot be watched: {source}", root = root.display())]
+    #[error("{root} cannot be watched", root = root.display())]
     Watch {
         /// The directory.
         root: PathBuf,
@@ -53,6 +54,8 @@ pub struct Watch {
     /// Files with a writer, and when it last wrote.
     busy: HashMap<PathBuf, Instant>,
     next_sweep: Instant,
+    /// What was noted and not handed out yet.
+    pending: Scope,
 }
 
 impl Watch {
@@ -71,39 +74,38 @@ impl Watch {
             watched: identity(root),
             busy: HashMap::new(),
             next_sweep: Instant::now() + SWEEP,
+            pending: Scope::default(),
         })
     }
 
     /// Waits until something has to be looked at. Safe to be dropped and called again: what was seen is kept.
     pub async fn changed(&mut self) -> Scope {
-        let mut scope = Scope::default();
-        while !scope.all && scope.files.is_empty() {
+        while !self.pending.all && self.pending.files.is_empty() {
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Some(event) => {
-                        self.note(event, &mut scope);
-                        self.rest_of_burst(&mut scope).await;
-                    }
+                    Some(event) => self.note(event),
                     // Without a watcher the sweep is all that is left.
                     None => sleep_until(self.next_sweep).await,
                 },
-                () = sleep_until(self.next_sweep) => self.sweep(&mut scope),
+                () = sleep_until(self.next_sweep) => self.sweep(),
             }
         }
+        self.rest_of_burst().await;
+        let mut scope = mem::take(&mut self.pending);
         scope.busy = self.busy.keys().cloned().collect();
         scope
     }
 
-    async fn rest_of_burst(&mut self, scope: &mut Scope) {
+    async fn rest_of_burst(&mut self) {
         let end = Instant::now() + BURST_MAX;
         while let Ok(Some(event)) = timeout_at(end.min(Instant::now() + QUIET), self.events.recv()).await {
-            self.note(event, scope);
+            self.note(event);
         }
     }
 
-    fn sweep(&mut self, scope: &mut Scope) {
+    fn sweep(&mut self) {
         self.next_sweep = Instant::now() + SWEEP;
-        scope.all = true;
+        self.pending.all = true;
         self.busy.retain(|_, wrote| wrote.elapsed() < BUSY_MAX);
         if identity(&self.root) != self.watched {
             // The old root may be gone already, and with it its watch.
@@ -118,24 +120,24 @@ impl Watch {
         }
     }
 
-    fn note(&mut self, event: notify::Result<notify::Event>, scope: &mut Scope) {
+    fn note(&mut self, event: notify::Result<notify::Event>) {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(%error, "inotify failed; looking at the whole directory");
-                scope.all = true;
+                self.pending.all = true;
                 return;
             }
         };
         if event.need_rescan() {
-            scope.all = true;
+            self.pending.all = true;
         }
         for path in event.paths {
-            self.note_path(event.kind, path, scope);
+            self.note_path(event.kind, path);
         }
     }
 
-    fn note_path(&mut self, kind: EventKind, path: PathBuf, scope: &mut Scope) {
+    fn note_path(&mut self, kind: EventKind, path: PathBuf) {
         let is_file = scan::is_manifest(&path) && !self.is_below_hidden(&path);
         match kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
@@ -153,9 +155,9 @@ impl Watch {
             _ => {}
         }
         if is_file {
-            scope.files.insert(path);
+            self.pending.files.insert(path);
         } else {
-            scope.all = true;
+            self.pending.all = true;
         }
     }
 
@@ -179,14 +181,18 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(100);
+    /// Long before the sweep, and long enough for a busy machine.
+    const SOON: Duration = Duration::from_secs(2);
+
+    /// Long behind the end of a burst.
+    const QUIET_LONG: Duration = Duration::from_millis(100);
 
     async fn next(watch: &mut Watch) -> Scope {
-        timeout(SOON, watch.changed()).await.expect("seen within 100 ms")
+        timeout(SOON, watch.changed()).await.expect("seen by inotify")
     }
 
     async fn nothing(watch: &mut Watch) {
-        assert!(timeout(SOON, watch.changed()).await.is_err(), "nothing to look at");
+        assert!(timeout(QUIET_LONG, watch.changed()).await.is_err(), "nothing to look at");
     }
 
     #[tokio::test]
@@ -204,6 +210,21 @@ mod tests {
         drop(file);
         let scope = next(&mut watch).await;
         assert!(scope.files.contains(&path) && scope.busy.is_empty(), "{scope:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_is_kept_when_the_wait_is_given_up() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("a.yaml");
+        let mut watch = Watch::new(dir.path()).expect("watch");
+        let event = notify::Event::new(EventKind::Create(notify::event::CreateKind::File)).add_path(path.clone());
+        watch.note(Ok(event));
+        let scope = match timeout(Duration::ZERO, watch.changed()).await {
+            // A machine so busy that the burst was over at once.
+            Ok(scope) => scope,
+            Err(_) => next(&mut watch).await,
+        };
+        assert!(scope.files.contains(&path), "{scope:?}");
     }
 
     #[tokio::test]
@@ -250,10 +271,9 @@ mod tests {
         let mut watch = Watch::new(&root).expect("watch");
         fs::rename(&root, dir.path().join("old")).expect("moved");
         fs::create_dir(&root).expect("new root");
-        let mut scope = Scope::default();
-        watch.sweep(&mut scope);
-        assert!(scope.all);
-        while timeout(SOON, watch.changed()).await.is_ok() {}
+        watch.sweep();
+        assert!(next(&mut watch).await.all);
+        while timeout(QUIET_LONG, watch.changed()).await.is_ok() {}
         fs::write(root.join("a.yaml"), "x").expect("file");
         assert!(next(&mut watch).await.files.contains(&root.join("a.yaml")));
     }

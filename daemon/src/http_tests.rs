@@ -1,0 +1,235 @@
+//! What HTTP answers, over a real socket on loopback, with an engine that only remembers.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use flatfell_rules::compile::{CounterMeaning, Guard};
+use flatfell_rules::effective::{Effective, EffectivePod, Fallback, Isolation, RuleIdentity};
+use flatfell_rules::object::ObjectName;
+use flatfell_rules::policy::{Action, Direction};
+use flatfell_rules::ruleset::CounterValue;
+use tokio::sync::watch;
+
+use super::*;
+use crate::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use crate::state::{EngineView, SourceState};
+use crate::status::Report;
+
+/// An engine without a kernel.
+struct Memory {
+    status: Mutex<EngineStatus>,
+    counters: Mutex<CounterSnapshot>,
+}
+
+impl EngineView for Memory {
+    fn status(&self) -> Arc<EngineStatus> {
+        Arc::new(self.status.lock().expect("status").clone())
+    }
+
+    fn counters(&self) -> Result<CounterSnapshot, EngineError> {
+        Ok(self.counters.lock().expect("counters").clone())
+    }
+}
+
+fn meanings() -> BTreeMap<String, CounterMeaning> {
+    let pod = ObjectName::new("shop", "fe");
+    let identity = RuleIdentity {
+        policy: ObjectName::new("shop", "allow"),
+        direction: Direction::Ingress,
+        content: "accept tcp/80 from \"any\"".to_owned(),
+        occurrence: 0,
+    };
+    BTreeMap::from([
+        ("r1".to_owned(), CounterMeaning::Rule { identity, index: 2, action: Action::Accept }),
+        ("d1".to_owned(), CounterMeaning::Dropped { pod: pod.clone(), direction: Direction::Ingress }),
+        ("w1".to_owned(), CounterMeaning::WouldDrop { pod, direction: Direction::Egress }),
+        ("g1".to_owned(), CounterMeaning::Guard(Guard::Frame)),
+        ("g2".to_owned(), CounterMeaning::Guard(Guard::Frame)),
+    ])
+}
+
+fn effective() -> Effective {
+    let isolated =
+        Isolation { default: Fallback::Deny, policies: vec![ObjectName::new("shop", "allow")], rules: Vec::new() };
+    let pod = EffectivePod {
+        name: ObjectName::new("shop", "fe"),
+        addresses: vec![IpAddr::from([10, 42, 0, 3])],
+        ingress: isolated,
+        egress: Isolation { default: Fallback::Audit, ..Isolation::default() },
+    };
+    Effective { pods: vec![pod], ..Effective::default() }
+}
+
+fn memory() -> Arc<Memory> {
+    let values = ["r1", "d1", "w1", "g1", "g2"].into_iter().zip(1..);
+    let mut transactions = TransactionStats { committed: 3, failed: 1, ..TransactionStats::default() };
+    transactions.latency.observe(0.002);
+    Arc::new(Memory {
+        status: Mutex::new(EngineStatus {
+            not_ready: Vec::new(),
+            warnings: vec!["a flowtable of somebody else".to_owned()],
+            generation: 7,
+            slot: "a",
+            enforced: Some(Arc::new(effective())),
+            synced: true,
+            transactions,
+        }),
+        counters: Mutex::new(CounterSnapshot {
+            values: values
+                .map(|(name, packets)| (name.to_owned(), CounterValue { packets, bytes: packets * 60 }))
+                .collect(),
+            meanings: Arc::new(meanings()),
+        }),
+    })
+}
+
+/// A server, what it asks, and what the controller would publish to.
+struct Lab {
+    engine: Arc<Memory>,
+    source: watch::Sender<Arc<SourceState>>,
+    address: SocketAddr,
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let engine = memory();
+        let read =
+            SourceState { read: true, refused: vec![ObjectName::new("shop", "broken")], ..SourceState::default() };
+        let (source, receiver) = watch::channel(Arc::new(read));
+        let state = State { node: "n1".into(), source: receiver, engine: engine.clone(), totals: Arc::default() };
+        let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
+        let address = server.address;
+        tokio::spawn(server.serve(state));
+        Self { engine, source, address }
+    }
+
+    /// What comes back until the daemon closes the connection.
+    async fn ask(&self, request: &str) -> String {
+        let (address, request) = (self.address, request.to_owned());
+        let exchange = move || {
+            let mut stream = std::net::TcpStream::connect(address).expect("connected");
+            stream.set_read_timeout(Some(2 * HEADER_TIME)).expect("a time limit");
+            stream.write_all(request.as_bytes()).expect("sent");
+            let mut answer = Vec::new();
+            match stream.read_to_end(&mut answer) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("held for ever"),
+                _ => String::from_utf8_lossy(&answer).into_owned(),
+            }
+        };
+        spawn_blocking(exchange).await.expect("an exchange")
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+    }
+}
+
+#[tokio::test]
+async fn metrics_have_every_series_once() {
+    let lab = Lab::start().await;
+    let answer = lab.get("/metrics").await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/openmetrics-text"), "{head}");
+    let rule = r#"namespace="shop",policy="allow",direction="ingress",rule=""#;
+    for expected in [
+        format!("flatfell_rule_packets_total{{{rule}"),
+        format!("flatfell_rule_info{{{rule}"),
+        r#"index="2",content="accept tcp/80 from \"any\""} 1"#.to_owned(),
+        r#"flatfell_dropped_packets_total{namespace="shop",pod="fe",direction="ingress"} 2"#.to_owned(),
+        r#"flatfell_dropped_bytes_total{namespace="shop",pod="fe",direction="ingress"} 120"#.to_owned(),
+        r#"flatfell_would_drop_packets_total{namespace="shop",pod="fe",direction="egress"} 3"#.to_owned(),
+        r#"flatfell_guard_packets_total{guard="frame"} 9"#.to_owned(),
+        r#"flatfell_transactions_total{result="committed"} 3"#.to_owned(),
+        r#"flatfell_transactions_total{result="failed"} 1"#.to_owned(),
+        r#"flatfell_transaction_duration_seconds_bucket{le="+Inf"} 1"#.to_owned(),
+        "flatfell_generation 7".to_owned(),
+        "flatfell_ready 1".to_owned(),
+        r#"flatfell_policy_invalid{namespace="shop",policy="broken"} 1"#.to_owned(),
+        format!("flatfell_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert!(body.contains(&expected), "{expected}\n{body}");
+    }
+    assert!(body.ends_with("# EOF\n"));
+    let mut series: Vec<&str> = body
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|s| s.0)
+        .collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all, "{body}");
+}
+
+#[tokio::test]
+async fn an_exported_counter_never_falls() {
+    let lab = Lab::start().await;
+    let frame = |body: String| {
+        let line = body.lines().find(|line| line.starts_with("flatfell_guard_packets_total")).map(str::to_owned);
+        line.and_then(|line| line.rsplit_once(' ').map(|(_, value)| value.to_owned())).expect("a value")
+    };
+    assert_eq!(frame(lab.get("/metrics").await), "9");
+    for value in lab.engine.counters.lock().expect("counters").values.values_mut() {
+        *value = CounterValue { packets: 1, bytes: 60 };
+    }
+    assert_eq!(frame(lab.get("/metrics").await), "11");
+}
+
+#[tokio::test]
+async fn readiness_says_why_not() {
+    let lab = Lab::start().await;
+    assert!(lab.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    lab.engine.status.lock().expect("status").not_ready.push("br_netfilter is not loaded".to_owned());
+    let answer = lab.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("- br_netfilter is not loaded\n"), "{answer}");
+    lab.engine.status.lock().expect("status").not_ready.clear();
+    lab.source.send_replace(Arc::new(SourceState {
+        unknown: vec!["a.yaml:1: x".to_owned()],
+        read: true,
+        ..SourceState::default()
+    }));
+    assert!(lab.get("/readyz").await.ends_with("- a.yaml:1: x\n"));
+    lab.source.send_replace(Arc::default());
+    assert!(lab.get("/readyz").await.ends_with("- the manifests are not read yet\n"));
+    assert!(lab.get("/healthz").await.starts_with("HTTP/1.1 200"), "alive all the same");
+}
+
+#[tokio::test]
+async fn status_reads_back_what_it_was() {
+    let lab = Lab::start().await;
+    let answer = lab.get("/status").await;
+    let report: Report = serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("a report");
+    assert_eq!((report.pods[0].ingress.isolation.as_str(), report.pods[0].ingress.dropped.packets), ("isolated", 2));
+    assert_eq!((report.pods[0].egress.isolation.as_str(), report.pods[0].egress.would_drop.packets), ("audited", 3));
+    assert_eq!((report.rules[0].index, report.rules[0].traffic.packets), (2, 1));
+    assert_eq!(report.guards["frame"].packets, 9);
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_refused() {
+    let lab = Lab::start().await;
+    assert!(lab.get("/").await.starts_with("HTTP/1.1 404"));
+    let answer = lab.ask("POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.to_lowercase().contains("allow: get, head"), "{answer}");
+    let answer = lab.ask("HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_hold_or_fill_the_daemon() {
+    let lab = Lab::start().await;
+    let answer = lab.ask(&format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(2 * HEADER_BYTES))).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let answer = lab.ask("GET /met").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "closed after the time for headers: {answer}");
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let lab = Lab::start().await;
+    let error = Server::bind(lab.address).await.expect_err("taken").to_string();
+    assert!(error.contains(&lab.address.to_string()) && error.contains("--listen"), "{error}");
+}
