@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::effective::RuleIdentity;
+use crate::effective::{Effective, RuleIdentity};
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ruleset::{Family, Ruleset, TableId};

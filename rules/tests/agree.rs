@@ -225,6 +225,7 @@ fn untracked_packets_are_judged_like_new_ones() {
         probes.iter().map(pass).collect::<Vec<_>>()
     };
     agree(|_| true, &untracked);
+}
 
 /// What an object is known by.
 fn identity(object: &Value) -> (Value, Value, Value) {
