@@ -117,9 +117,8 @@ fn made(number: u32, seq: u32) -> Vec<u8> {
     let [a, b, c, d] = (0x0a00_0000 + number).to_be_bytes();
     let direction = |src: [u8; 4], dst: [u8; 4]| {
         move |nest: Nest| {
-            nest.nest(1, |ip| ip.attribute(1, &src).attribute(2, &dst)).nest(2, |proto| {
-                proto.attribute(1, &[17]).attribute(2, &[0x10, 0]).attribute(3, &[0x10, 0])
-            })
+            nest.nest(1, |ip| ip.attribute(1, &src).attribute(2, &dst))
+                .nest(2, |proto| proto.attribute(1, &[17]).attribute(2, &[0x10, 0]).attribute(3, &[0x10, 0]))
         }
     };
     Request::new(0x0100, 0x0400 | if seq.is_multiple_of(500) { 4 } else { 0 }, seq, 2)

@@ -130,10 +130,42 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
         let add = |name: &str, start| op(OpKind::AddCounter { name: name.to_owned(), comment: String::new(), start });
         let mut kernel = Kernel::open().expect("socket");
         assert_eq!(kernel.counters(&id).expect("none"), BTreeMap::new());
-        kernel
-            .commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())])
-            .expect("commit");
+        kernel.commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())]).expect("commit");
         let expected = BTreeMap::from([("a".to_owned(), start), ("b".to_owned(), CounterValue::default())]);
         assert_eq!(kernel.counters(&id).expect("two"), expected);
+    });
+}
+
+/// Ranges that touch, made one after the other, stay two; each can be deleted, and replaced by a longer one.
+#[test]
+fn ranges_come_and_go_beside_each_other() {
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1a");
+        let port = Value::Port;
+        let with = |pairs: Vec<(u16, u16)>| {
+            let pairs = pairs.into_iter().map(|(first, last)| (port(first), port(last))).collect();
+            let sets = BTreeMap::from([("s".to_owned(), ranges(KeyType::InetService, pairs))]);
+            Ruleset { tables: BTreeMap::from([(id.clone(), Table { sets, ..Table::default() })]) }
+        };
+        let list = |first, last| BTreeMap::from([(Element::Range(port(first), port(last)), Datum::None)]);
+        let op = |kind| Op { table: id.clone(), kind };
+        let add = |first, last| op(OpKind::AddElements { set: "s".to_owned(), elements: list(first, last) });
+        let delete = |first, last| op(OpKind::DeleteElements { set: "s".to_owned(), elements: list(first, last) });
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&with(vec![(10, 20)]))).expect("make");
+        let steps = [
+            (vec![add(21, 30)], vec![(10, 20), (21, 30)]),
+            (vec![add(5, 9)], vec![(5, 9), (10, 20), (21, 30)]),
+            (vec![add(21, 30)], vec![(5, 9), (10, 20), (21, 30)]),
+            (vec![delete(10, 20)], vec![(5, 9), (21, 30)]),
+            (vec![delete(21, 30), add(21, 65535)], vec![(5, 9), (21, 65535)]),
+            (vec![delete(21, 65535), add(15, 40)], vec![(5, 9), (15, 40)]),
+            (vec![delete(5, 9), add(0, 9), add(11, 11)], vec![(0, 9), (11, 11), (15, 40)]),
+        ];
+        for (ops, expected) in steps {
+            kernel.commit(&ops).unwrap_or_else(|error| panic!("{expected:?}: {error}"));
+            let expected = with(expected);
+            assert_eq!(kernel.read(std::slice::from_ref(&id), &expected).expect("read"), expected);
+        }
     });
 }

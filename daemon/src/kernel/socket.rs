@@ -76,8 +76,7 @@ impl Socket {
     fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
         let size = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
         // SAFETY: the descriptor is open as long as `self`; `value` is readable for its size.
-        let answer =
-            unsafe { libc::setsockopt(self.inner.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+        let answer = unsafe { libc::setsockopt(self.inner.as_raw_fd(), level, name, (&raw const value).cast(), size) };
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

@@ -127,7 +127,10 @@ fn sets() -> BTreeMap<String, Set> {
     let goto = Verdict::Goto("pod-1".to_owned());
     BTreeMap::from(
         [
-            ("a4", set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])])),
+            (
+                "a4",
+                set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])]),
+            ),
             ("a6", set(SetKind::Set, &[Ipv6Addr], "", vec![none(vec![v6("fd00::1")])])),
             ("flow4", set(SetKind::Set, &[Ipv4Addr, InetProto, InetService], "", vec![none(flow)])),
             ("flow6", set(SetKind::Set, &[Ipv6Addr, InetProto, InetService], "", vec![none(flow6)])),
