@@ -155,7 +155,7 @@ fn nothing_to_do_is_done() {
         let mut kernel = Kernel::open().expect("socket");
         assert_eq!(kernel.commit(&[]).expect("nothing").bytes, 0);
         let none = op(OpKind::AddElements { set: "s".to_owned(), elements: BTreeMap::new() });
-        assert_eq!(kernel.commit(&[none.clone()]).expect("no elements").bytes, 0);
+        assert_eq!(kernel.commit(std::slice::from_ref(&none)).expect("no elements").bytes, 0);
         kernel.commit(&[op(OpKind::AddTable), none]).expect("no elements at the end");
         assert_eq!(kernel.tables().expect("tables"), vec![id()]);
     });

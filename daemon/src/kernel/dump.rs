@@ -1,14 +1,16 @@
 //! What the kernel has, in the model's terms.
 //!
 //! In: names of tables, and the ruleset that is wanted. Out: the ruleset that is there, counters' values, names of tables.
-//! What always holds: a dump that was interrupted is never taken for the whole; a rule reads as a wanted one only if the
+//! What always holds: a dump that was interrupted is taken for the whole only if the next one says the same; a rule reads as a wanted one only if the
 //! kernel's bytecode of it is the wanted rule's; what cannot be read as the model's reads as something nobody wants.
 
 use std::collections::{BTreeMap, HashMap};
 
 use flatfell_rules::encode::RawElement;
 use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
-use flatfell_rules::ruleset::{Chain, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId};
+use flatfell_rules::ruleset::{
+    Chain, Counter, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId,
+};
 use nix::errno::Errno;
 
 use super::socket::{DumpError, Socket};
@@ -76,9 +78,15 @@ impl<'a> Question<'a> {
         request
     }
 
-    /// Everything `read` makes of the dump's messages, of a dump that was not interrupted. What the question is about
-    /// not being there is the empty answer.
-    fn ask<T>(&self, socket: &mut Socket, mut read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, DumpError> {
+    /// Everything `read` makes of the dump's messages. What the question is about not being there is the empty answer.
+    /// Any transaction interrupts a dump, of whatever table it is: on a busy node none is ever whole by the kernel's
+    /// word, but what two in a row say alike was not touched meanwhile.
+    fn ask<T: PartialEq>(
+        &self,
+        socket: &mut Socket,
+        mut read: impl FnMut(Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, DumpError> {
+        let mut before = None;
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
             let each = |message: Message<'_>| {
@@ -87,7 +95,8 @@ impl<'a> Question<'a> {
             };
             match socket.dump(self.kind, family(self.family), |request| self.fill(request), each) {
                 Ok(true) => return Ok(found),
-                Ok(false) => {}
+                Ok(false) if before.as_ref() == Some(&found) => return Ok(found),
+                Ok(false) => before = Some(found),
                 Err(DumpError::Refused { errno: Errno::EINTR, .. }) => {}
                 Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
                 Err(error) => return Err(error),
@@ -131,6 +140,11 @@ fn read_set(message: Message<'_>) -> Option<(TableId, String, Set)> {
 /// Elements that cannot be read are one element that nobody wants.
 fn read_list(message: Message<'_>) -> Option<Vec<RawElement>> {
     decode::elements(message.bytes).or_else(|| Some(vec![RawElement { more: true, ..RawElement::default() }]))
+}
+
+/// A counter without its values, which are no part of a ruleset and move all the time.
+fn read_counter(message: Message<'_>) -> Option<(TableId, String, Counter)> {
+    decode::counter(message.bytes).map(|(table, name, counter, _)| (table, name, counter))
 }
 
 fn read_rule(message: Message<'_>) -> Option<(TableId, String, RawRule)> {
@@ -187,7 +201,7 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
     let here = |place: &TableId| place == id;
     let chains = Question::of_family(GETCHAIN, id.family).ask(socket, read_chain)?;
     let sets = Question::of_table(GETSET, id).ask(socket, read_set)?;
-    let counters = Question::of_table(GETOBJ, id).ask(socket, |message| decode::counter(message.bytes))?;
+    let counters = Question::of_table(GETOBJ, id).ask(socket, read_counter)?;
     let rules = Question::of_table(GETRULE, id).ask(socket, read_rule)?;
     let mut table = Table {
         chains: chains.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, chain)| (name, chain)).collect(),
@@ -195,7 +209,7 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
         counters: counters
             .into_iter()
             .filter(|(place, ..)| here(place))
-            .map(|(_, name, counter, _)| (name, counter))
+            .map(|(_, name, counter)| (name, counter))
             .collect(),
     };
     for (name, set) in &mut table.sets {

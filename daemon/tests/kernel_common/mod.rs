@@ -259,6 +259,47 @@ fn statements() -> Vec<Expr> {
     ]
 }
 
+/// One of each match, statement and verdict, and for each something that is nearly the same.
+pub fn singles() -> Vec<Expr> {
+    use Field::*;
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let near = vec![
+        Expr::CtMark { mask: 0xff00_0000, value: 0x0200_0000, negated: false },
+        Expr::CtMark { mask: 0xfe00_0000, value: 0x0200_0000, negated: false },
+        Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: true },
+        is(TcpDport, Value::Port(81)),
+        is_not(TcpDport, Value::Port(80)),
+        is(UdpDport, Value::Port(80)),
+        is(IpDaddr, v4("10.0.0.7")),
+        is(L4Proto, Value::Proto(58)),
+        is(FibDaddrIifType, Value::AddrType(3)),
+        is(EtherType, Value::EtherType(0x0800)),
+        Expr::Range { field: TcpDport, first: Value::Port(8000), last: Value::Port(9001) },
+        prefix(IpSaddr, "11.0.0.0/8"),
+        prefix(IpDaddr, "10.0.0.0/10"),
+        lookup(&[IpDaddr], "a4"),
+        lookup(&[IpSaddr], "cidr4"),
+        lookup(&[IpDaddr, IpSaddr], "self4"),
+        Expr::Limit { rate: 10, burst: 6 },
+        Expr::Limit { rate: 11, burst: 5 },
+        Expr::Counter("c-zero".to_owned()),
+        Expr::CounterMap { mask: 0xfff, map: "by-id".to_owned() },
+        Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0200_0000 },
+        Expr::SetCtMark { keep: 0x00ff_fff0, value: 0x0100_0000 },
+        Expr::SetCtMark { keep: 0, value: 8 },
+        Expr::Log { prefix: "denied:".to_owned(), group: 5, snaplen: 64 },
+        Expr::Log { prefix: "denied: ".to_owned(), group: 6, snaplen: 64 },
+        Expr::Log { prefix: "denied: ".to_owned(), group: 5, snaplen: 65 },
+        jump("pod-1"),
+        jump("pod-2"),
+        Expr::Verdict(Verdict::Goto("pod-1".to_owned())),
+        Expr::Verdict(Verdict::Accept),
+        Expr::Verdict(Verdict::Drop),
+        Expr::Verdict(Verdict::Return),
+    ];
+    [matches(), statements(), near].concat()
+}
+
 fn combined() -> Vec<Rule> {
     use Field::*;
     let check = Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: false };
@@ -292,6 +333,7 @@ pub fn everything() -> Ruleset {
             ("input".to_owned(), base(Hook::Input, 0, vec![])),
             ("output".to_owned(), base(Hook::Output, 5, vec![])),
             ("pod-1".to_owned(), Chain { comment: "default/web".to_owned(), ..Chain::default() }),
+            ("pod-2".to_owned(), Chain::default()),
         ]),
         sets: sets(),
         counters: BTreeMap::from([

@@ -149,3 +149,17 @@ fn user_data_that_is_no_list_of_items_is_no_comment() {
     }
     assert_eq!(types::comment_of(0, &[0, 1, b'x']), None, "without NUL");
 }
+
+/// As nft 1.0.6 sends it: the byte order (2 on the wire, 1 as on this machine, 0 for a concatenation), then the comment.
+#[test]
+fn user_data_of_sets_is_what_nft_sends() {
+    let user_data = |key: &[KeyType], comment: &str| {
+        let elements = BTreeMap::new();
+        let set = Set { kind: SetKind::Set, key: key.to_vec(), interval: false, comment: comment.to_owned(), elements };
+        types::set_user_data(&set).expect("user data")
+    };
+    let order = |order: u32| [&[0, 4][..], &order.to_ne_bytes()].concat();
+    assert_eq!(user_data(&[KeyType::Ipv4Addr], "ab"), [order(2), vec![7, 3, b'a', b'b', 0]].concat());
+    assert_eq!(user_data(&[KeyType::Mark], ""), order(1));
+    assert_eq!(user_data(&[KeyType::Ipv4Addr, KeyType::Mark], ""), order(0));
+}
