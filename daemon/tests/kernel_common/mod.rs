@@ -116,76 +116,88 @@ fn prefix(field: Field, text: &str) -> Expr {
     Expr::Prefix { field, prefix: text.parse().expect("prefix") }
 }
 
+/// All sets and maps of the inet table.
 fn sets() -> BTreeMap<String, Set> {
+    let all = [plain_sets(), interval_sets(), maps()].into_iter().flatten();
+    all.map(|(name, set)| (name.to_owned(), set)).collect()
+}
+
+fn plain_sets() -> Vec<(&'static str, Set)> {
     use KeyType::*;
     let none = |values: Vec<Value>| (values, Datum::None);
-    let to = |values: Vec<Value>, verdict| (values, Datum::Verdict(verdict));
-    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
     let flow = vec![v4("10.0.0.1"), Value::Proto(6), Value::Port(80)];
     let flow6 = vec![v6("fd00::1"), Value::Proto(17), Value::Port(53)];
+    vec![
+        ("a4", set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])])),
+        ("a6", set(SetKind::Set, &[Ipv6Addr], "", vec![none(vec![v6("fd00::1")])])),
+        ("flow4", set(SetKind::Set, &[Ipv4Addr, InetProto, InetService], "", vec![none(flow)])),
+        ("flow6", set(SetKind::Set, &[Ipv6Addr, InetProto, InetService], "", vec![none(flow6)])),
+        ("self4", set(SetKind::Set, &[Ipv4Addr, Ipv4Addr], "", vec![none(vec![v4("10.0.0.1"), v4("10.0.0.1")])])),
+        ("self6", set(SetKind::Set, &[Ipv6Addr, Ipv6Addr], "", vec![none(vec![v6("fd00::1"), v6("fd00::1")])])),
+        ("ports", set(SetKind::Set, &[Ifname], "", vec![none(vec![Value::Ifname("veth0".to_owned())])])),
+        ("nd", set(SetKind::Set, &[Icmpv6Type], "", vec![none(vec![Value::Icmpv6Type(135)])])),
+        ("protos", set(SetKind::Set, &[InetProto], "", vec![none(vec![Value::Proto(6)])])),
+        ("marks", set(SetKind::Set, &[Mark], "", vec![none(vec![Value::Mark(0x0102_0304)])])),
+    ]
+}
+
+fn interval_sets() -> Vec<(&'static str, Set)> {
+    use KeyType::*;
+    vec![
+        (
+            "cidr4",
+            ranges(
+                Ipv4Addr,
+                vec![
+                    (v4("0.0.0.0"), v4("9.255.255.255")),
+                    (v4("11.0.0.0"), v4("11.0.0.0")),
+                    (v4("12.0.0.3"), v4("12.0.0.9")),
+                    (v4("224.0.0.0"), v4("255.255.255.255")),
+                ],
+            ),
+        ),
+        ("cidr6", ranges(Ipv6Addr, vec![(v6("fd00::"), v6("fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
+        ("all6", ranges(Ipv6Addr, vec![(v6("::"), v6("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
+        (
+            "dports",
+            ranges(InetService, vec![(Value::Port(80), Value::Port(90)), (Value::Port(60000), Value::Port(65535))]),
+        ),
+    ]
+}
+
+fn maps() -> Vec<(&'static str, Set)> {
+    use KeyType::*;
+    let to = |values: Vec<Value>, verdict| (values, Datum::Verdict(verdict));
+    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
     let jump = Verdict::Jump("pod-1".to_owned());
     let goto = Verdict::Goto("pod-1".to_owned());
-    BTreeMap::from(
-        [
-            (
-                "a4",
-                set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])]),
+    vec![
+        (
+            "egress4",
+            set(
+                SetKind::VerdictMap,
+                &[Ipv4Addr],
+                "pods",
+                vec![
+                    to(vec![v4("10.0.0.1")], jump),
+                    to(vec![v4("10.0.0.2")], goto),
+                    to(vec![v4("10.0.0.3")], Verdict::Accept),
+                    to(vec![v4("10.0.0.4")], Verdict::Drop),
+                    to(vec![v4("10.0.0.5")], Verdict::Return),
+                ],
             ),
-            ("a6", set(SetKind::Set, &[Ipv6Addr], "", vec![none(vec![v6("fd00::1")])])),
-            ("flow4", set(SetKind::Set, &[Ipv4Addr, InetProto, InetService], "", vec![none(flow)])),
-            ("flow6", set(SetKind::Set, &[Ipv6Addr, InetProto, InetService], "", vec![none(flow6)])),
-            ("self4", set(SetKind::Set, &[Ipv4Addr, Ipv4Addr], "", vec![none(vec![v4("10.0.0.1"), v4("10.0.0.1")])])),
-            ("self6", set(SetKind::Set, &[Ipv6Addr, Ipv6Addr], "", vec![none(vec![v6("fd00::1"), v6("fd00::1")])])),
-            ("ports", set(SetKind::Set, &[Ifname], "", vec![none(vec![Value::Ifname("veth0".to_owned())])])),
-            ("nd", set(SetKind::Set, &[Icmpv6Type], "", vec![none(vec![Value::Icmpv6Type(135)])])),
-            ("protos", set(SetKind::Set, &[InetProto], "", vec![none(vec![Value::Proto(6)])])),
-            ("marks", set(SetKind::Set, &[Mark], "", vec![none(vec![Value::Mark(0x0102_0304)])])),
-            (
-                "cidr4",
-                ranges(
-                    Ipv4Addr,
-                    vec![
-                        (v4("0.0.0.0"), v4("9.255.255.255")),
-                        (v4("11.0.0.0"), v4("11.0.0.0")),
-                        (v4("12.0.0.3"), v4("12.0.0.9")),
-                        (v4("224.0.0.0"), v4("255.255.255.255")),
-                    ],
-                ),
+        ),
+        (
+            "by-port",
+            set(
+                SetKind::VerdictMap,
+                &[InetProto, InetService],
+                "",
+                vec![to(vec![Value::Proto(6), Value::Port(80)], Verdict::Return)],
             ),
-            ("cidr6", ranges(Ipv6Addr, vec![(v6("fd00::"), v6("fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
-            ("all6", ranges(Ipv6Addr, vec![(v6("::"), v6("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
-            (
-                "dports",
-                ranges(InetService, vec![(Value::Port(80), Value::Port(90)), (Value::Port(60000), Value::Port(65535))]),
-            ),
-            (
-                "egress4",
-                set(
-                    SetKind::VerdictMap,
-                    &[Ipv4Addr],
-                    "pods",
-                    vec![
-                        to(vec![v4("10.0.0.1")], jump),
-                        to(vec![v4("10.0.0.2")], goto),
-                        to(vec![v4("10.0.0.3")], Verdict::Accept),
-                        to(vec![v4("10.0.0.4")], Verdict::Drop),
-                        to(vec![v4("10.0.0.5")], Verdict::Return),
-                    ],
-                ),
-            ),
-            (
-                "by-port",
-                set(
-                    SetKind::VerdictMap,
-                    &[InetProto, InetService],
-                    "",
-                    vec![to(vec![Value::Proto(6), Value::Port(80)], Verdict::Return)],
-                ),
-            ),
-            ("by-id", set(SetKind::CounterMap, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
-        ]
-        .map(|(name, set)| (name.to_owned(), set)),
-    )
+        ),
+        ("by-id", set(SetKind::CounterMap, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
+    ]
 }
 
 fn matches() -> Vec<Expr> {

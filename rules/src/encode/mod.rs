@@ -13,8 +13,6 @@ mod sys;
 mod tests;
 mod types;
 
-use std::ops::RangeInclusive;
-
 use ipnetwork::IpNetwork;
 pub use sys::RawElement;
 
@@ -120,11 +118,6 @@ impl Batch {
     /// Whether it does nothing.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
-    }
-
-    /// The sequence numbers of operations.
-    pub fn numbers(&self) -> RangeInclusive<u32> {
-        1..=self.last()
     }
 }
 
