@@ -15,7 +15,7 @@ const RULES: &str = "
     table inet t {
         chain raw { type filter hook output priority -300; udp dport 6000 ct zone set 9; }
         chain seen { type filter hook output priority 0;
-            ct state new ct mark set 0x00123456
+            ct mark 0 ct mark set 0x00123456
             ct mark & 0xff000000 == 0x7f000000 counter
         }
     }";
@@ -76,6 +76,7 @@ fn flows_are_read_with_both_directions() {
 #[test]
 fn a_mark_set_here_is_seen_by_others_and_its_other_bits_stay() {
     with_conntrack(|| {
+        let _server = UdpSocket::bind("127.0.0.1:5001").expect("bind");
         let sockets = [send("127.0.0.1:4000", "127.0.0.1:5000"), send("[::1]:4001", "[::1]:7000")];
         let _zoned = send("127.0.0.1:4002", "127.0.0.1:6000");
         run("ping", &["-c1", "-W1", "127.0.0.1"]);

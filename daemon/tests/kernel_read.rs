@@ -3,6 +3,9 @@
 mod kernel_common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use flatfell::kernel::Kernel;
 use flatfell_rules::ruleset::*;
@@ -133,5 +136,108 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
         kernel.commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())]).expect("commit");
         let expected = BTreeMap::from([("a".to_owned(), start), ("b".to_owned(), CounterValue::default())]);
         assert_eq!(kernel.counters(&id).expect("two"), expected);
+    });
+}
+
+/// Ranges that touch, made one after the other, stay two; each can be deleted, and replaced by a longer one.
+#[test]
+fn ranges_come_and_go_beside_each_other() {
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1a");
+        let port = Value::Port;
+        let with = |pairs: Vec<(u16, u16)>| {
+            let pairs = pairs.into_iter().map(|(first, last)| (port(first), port(last))).collect();
+            let sets = BTreeMap::from([("s".to_owned(), ranges(KeyType::InetService, pairs))]);
+            Ruleset { tables: BTreeMap::from([(id.clone(), Table { sets, ..Table::default() })]) }
+        };
+        let list = |first, last| BTreeMap::from([(Element::Range(port(first), port(last)), Datum::None)]);
+        let op = |kind| Op { table: id.clone(), kind };
+        let add = |first, last| op(OpKind::AddElements { set: "s".to_owned(), elements: list(first, last) });
+        let delete = |first, last| op(OpKind::DeleteElements { set: "s".to_owned(), elements: list(first, last) });
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&with(vec![(10, 20)]))).expect("make");
+        let steps = [
+            (vec![add(21, 30)], vec![(10, 20), (21, 30)]),
+            (vec![add(5, 9)], vec![(5, 9), (10, 20), (21, 30)]),
+            (vec![add(21, 30)], vec![(5, 9), (10, 20), (21, 30)]),
+            (vec![delete(10, 20)], vec![(5, 9), (21, 30)]),
+            (vec![delete(21, 30), add(21, 65535)], vec![(5, 9), (21, 65535)]),
+            (vec![delete(21, 65535), add(15, 40)], vec![(5, 9), (15, 40)]),
+            (vec![delete(5, 9), add(0, 9), add(11, 11)], vec![(0, 9), (11, 11), (15, 40)]),
+        ];
+        for (ops, expected) in steps {
+            kernel.commit(&ops).unwrap_or_else(|error| panic!("{expected:?}: {error}"));
+            let expected = with(expected);
+            assert_eq!(kernel.read(std::slice::from_ref(&id), &expected).expect("read"), expected);
+        }
+    });
+}
+
+/// With one rule wanted, only that one is recognised among all that are there.
+#[test]
+fn a_rule_that_is_nearly_the_wanted_one_is_not_taken_for_it() {
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1a");
+        let singles = singles();
+        let with = |exprs: &[Expr]| {
+            let mut ruleset = everything();
+            ruleset.tables.retain(|table, _| *table == id);
+            let forward = ruleset.tables.get_mut(&id).and_then(|table| table.chains.get_mut("forward"));
+            forward.expect("chain").rules = exprs.iter().map(|expr| rule("", vec![expr.clone()])).collect();
+            ruleset
+        };
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&with(&singles))).expect("commit");
+        for (place, wanted) in singles.iter().enumerate() {
+            let read = kernel.read(std::slice::from_ref(&id), &with(std::slice::from_ref(wanted))).expect("read");
+            let rules = &read.tables[&id].chains["forward"].rules;
+            let known = |rule: &Rule| !matches!(rule.exprs.as_slice(), [Expr::Foreign(_)]);
+            let recognised: Vec<_> = (0..rules.len()).filter(|at| known(&rules[*at])).collect();
+            assert_eq!(
+                recognised,
+                vec![place],
+                "{wanted:?}: {:?}",
+                recognised.iter().map(|at| &singles[*at]).collect::<Vec<_>>()
+            );
+        }
+    });
+}
+
+/// Dumps that transactions interrupt are tried again or merged: nothing that is there all the time is missing.
+#[test]
+fn counters_and_sets_are_whole_while_others_commit() {
+    const COUNTERS: usize = 2000;
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1a");
+        let counters = (0..COUNTERS).map(|n| (format!("c{n}"), Counter::default())).collect();
+        let elements = (0..5000).map(|n| (vec![Value::Mark(n)], Datum::None)).collect();
+        let sets = BTreeMap::from([("s".to_owned(), set(SetKind::Set, &[KeyType::Mark], "", elements))]);
+        let table = Table { counters, sets, ..Table::default() };
+        let ruleset = Ruleset { tables: BTreeMap::from([(id.clone(), table)]) };
+        let mut kernel = Kernel::open().expect("socket");
+        kernel.commit(&make(&ruleset)).expect("commit");
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut other = Kernel::open().expect("socket");
+                let name = "other".to_owned();
+                let op = |kind| Op { table: table_id(Family::Inet, "other"), kind };
+                let add = OpKind::AddChain { name: name.clone(), hook: None, comment: String::new() };
+                while !done.load(Ordering::Relaxed) {
+                    other.commit(&[op(OpKind::AddTable), op(add.clone())]).expect("add");
+                    other.commit(&[op(OpKind::DeleteChain(name.clone()))]).expect("delete");
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            for _ in 0..20 {
+                let counted = kernel.counters(&id).map(|all| all.len());
+                let read = kernel.read(std::slice::from_ref(&id), &ruleset).map(|read| read == ruleset);
+                if !matches!((&counted, &read), (Ok(COUNTERS), Ok(true))) {
+                    done.store(true, Ordering::Relaxed);
+                    panic!("{counted:?} {read:?}");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     });
 }

@@ -148,3 +148,15 @@ fn what_cannot_be_encoded_is_named_and_nothing_is_sent() {
         assert_eq!(kernel.tables().expect("tables"), vec![]);
     });
 }
+
+#[test]
+fn nothing_to_do_is_done() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().expect("socket");
+        assert_eq!(kernel.commit(&[]).expect("nothing").bytes, 0);
+        let none = op(OpKind::AddElements { set: "s".to_owned(), elements: BTreeMap::new() });
+        assert_eq!(kernel.commit(std::slice::from_ref(&none)).expect("no elements").bytes, 0);
+        kernel.commit(&[op(OpKind::AddTable), none]).expect("no elements at the end");
+        assert_eq!(kernel.tables().expect("tables"), vec![id()]);
+    });
+}

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 /// Longest name made here, in bytes; the kernel takes 255 (NFT_NAME_MAXLEN), people much less.
-pub const NAME_MAX: usize = 96;
+pub const NAME_MAX: usize = 64;
 
 /// Longest comment, in bytes: the kernel's user data attribute as nft reads it holds 128 with its NUL.
 pub const COMMENT_MAX: usize = 127;

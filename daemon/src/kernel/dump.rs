@@ -1,18 +1,20 @@
 //! What the kernel has, in the model's terms.
 //!
 //! In: names of tables, and the ruleset that is wanted. Out: the ruleset that is there, counters' values, names of tables.
-//! What always holds: a dump that was interrupted is never taken for the whole; a rule reads as a wanted one only if the
+//! What always holds: a dump that was interrupted is taken for the whole only if the next one says the same; a rule reads as a wanted one only if the
 //! kernel's bytecode of it is the wanted rule's; what cannot be read as the model's reads as something nobody wants.
 
 use std::collections::{BTreeMap, HashMap};
 
 use flatfell_rules::encode::RawElement;
-use flatfell_rules::encode::decode::{self, RawRule};
-use flatfell_rules::ruleset::{Chain, CounterValue, Expr, Family, Rule, Ruleset, Table, TableId};
+use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
+use flatfell_rules::ruleset::{
+    Chain, Counter, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId,
+};
 use nix::errno::Errno;
 
 use super::socket::{DumpError, Socket};
-use super::wire::{Message, Request};
+use super::wire::{Message, Request, text};
 
 /// How often a dump is tried that is interrupted by transactions.
 const ATTEMPTS: usize = 50;
@@ -76,9 +78,21 @@ impl<'a> Question<'a> {
         request
     }
 
+<<<<<<< HEAD
     /// Everything `read` makes of the dump's messages, of a dump that was not interrupted. What the question is about
     /// not being there is the empty answer.
     fn ask<T>(&self, socket: &mut Socket, mut read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, DumpError> {
+=======
+    /// Everything `read` makes of the dump's messages. What the question is about not being there is the empty answer.
+    /// Any transaction interrupts a dump, of whatever table it is: on a busy node none is ever whole by the kernel's
+    /// word, but what two in a row say alike was not touched meanwhile.
+    fn ask<T: PartialEq>(
+        &self,
+        socket: &mut Socket,
+        mut read: impl FnMut(Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, DumpError> {
+        let mut before = None;
+>>>>>>> kernel
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
             let each = |message: Message<'_>| {
@@ -87,7 +101,8 @@ impl<'a> Question<'a> {
             };
             match socket.dump(self.kind, family(self.family), |request| self.fill(request), each) {
                 Ok(true) => return Ok(found),
-                Ok(false) => {}
+                Ok(false) if before.as_ref() == Some(&found) => return Ok(found),
+                Ok(false) => before = Some(found),
                 Err(DumpError::Refused { errno: Errno::EINTR, .. }) => {}
                 Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
                 Err(error) => return Err(error),
@@ -95,6 +110,56 @@ impl<'a> Question<'a> {
         }
         Err(DumpError::Interrupted)
     }
+}
+
+/// The table and the name in a message that libnftnl cannot read; the name has another attribute for each kind.
+fn unreadable(message: Message<'_>, name: u16) -> Option<(TableId, String)> {
+    let number = message.family()?;
+    let family = [Family::Inet, Family::Bridge].into_iter().find(|known| family(*known) == number)?;
+    let string = |kind| message.attributes().find(kind).map(text);
+    Some((TableId { family, name: string(ATTR_TABLE)? }, string(name)?))
+}
+
+/// The comment of what cannot be read: nobody wants it.
+fn unreadable_comment() -> String {
+    format!("{FOREIGN}, unreadable")
+}
+
+fn read_chain(message: Message<'_>) -> Option<(TableId, String, Chain)> {
+    const NAME: u16 = 3;
+    decode::chain(message.bytes).or_else(|| {
+        let (table, name) = unreadable(message, NAME)?;
+        Some((table, name, Chain { comment: unreadable_comment(), ..Chain::default() }))
+    })
+}
+
+fn read_set(message: Message<'_>) -> Option<(TableId, String, Set)> {
+    const NAME: u16 = 2;
+    decode::set(message.bytes).or_else(|| {
+        let (table, name) = unreadable(message, NAME)?;
+        let comment = unreadable_comment();
+        let set = Set { kind: SetKind::Set, key: Vec::new(), interval: false, comment, elements: BTreeMap::new() };
+        Some((table, name, set))
+    })
+}
+
+/// Elements that cannot be read are one element that nobody wants.
+fn read_list(message: Message<'_>) -> Option<Vec<RawElement>> {
+    decode::elements(message.bytes).or_else(|| Some(vec![RawElement { more: true, ..RawElement::default() }]))
+}
+
+/// A counter without its values, which are no part of a ruleset and move all the time.
+fn read_counter(message: Message<'_>) -> Option<(TableId, String, Counter)> {
+    decode::counter(message.bytes).map(|(table, name, counter, _)| (table, name, counter))
+}
+
+fn read_rule(message: Message<'_>) -> Option<(TableId, String, RawRule)> {
+    const CHAIN: u16 = 2;
+    decode::rule(message.bytes).or_else(|| {
+        let (table, chain) = unreadable(message, CHAIN)?;
+        let print = vec!["unreadable".to_owned()];
+        Some((table, chain, RawRule { print, comment: unreadable_comment() }))
+    })
 }
 
 /// All tables of the families in use.
@@ -106,28 +171,25 @@ pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, DumpError> {
     Ok(all)
 }
 
-/// The values of a table's counters. Interrupted dumps are merged by name: counters only come and go between them, and
-/// each one that is there all the time is in one of them.
+/// The values of a table's counters. While transactions run every dump is interrupted, so that some are merged by name:
+/// a counter that one of them misses is in another.
 pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<String, CounterValue>, DumpError> {
+    const MERGED: usize = 5;
     let question = Question::of_table(GETOBJ, table);
     let mut all = BTreeMap::new();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MERGED {
         let each = |message: Message<'_>| {
-            all.extend(
-                decode::counter(message.bytes)
-                    .filter(|(place, ..)| place == table)
-                    .map(|(_, name, _, value)| (name, value)),
-            );
+            let counter = decode::counter(message.bytes).filter(|(place, ..)| place == table);
+            all.extend(counter.map(|(_, name, _, value)| (name, value)));
             Ok(())
         };
         match socket.dump(GETOBJ, family(table.family), |request| question.fill(request), each) {
-            Ok(true) => return Ok(all),
             Ok(false) | Err(DumpError::Refused { errno: Errno::EINTR, .. }) => {}
-            Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => return Ok(all),
+            Ok(true) | Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => break,
             Err(error) => return Err(error),
         }
     }
-    Err(DumpError::Interrupted)
+    Ok(all)
 }
 
 /// The tables of these names as far as they are there.
@@ -143,17 +205,17 @@ pub(super) fn read(socket: &mut Socket, names: &[TableId], want: &Ruleset) -> Re
 
 fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result<Table, DumpError> {
     let here = |place: &TableId| place == id;
-    let chains = Question::of_family(GETCHAIN, id.family).ask(socket, |message| decode::chain(message.bytes))?;
-    let sets = Question::of_table(GETSET, id).ask(socket, |message| decode::set(message.bytes))?;
-    let counters = Question::of_table(GETOBJ, id).ask(socket, |message| decode::counter(message.bytes))?;
-    let rules = Question::of_table(GETRULE, id).ask(socket, |message| decode::rule(message.bytes))?;
+    let chains = Question::of_family(GETCHAIN, id.family).ask(socket, read_chain)?;
+    let sets = Question::of_table(GETSET, id).ask(socket, read_set)?;
+    let counters = Question::of_table(GETOBJ, id).ask(socket, read_counter)?;
+    let rules = Question::of_table(GETRULE, id).ask(socket, read_rule)?;
     let mut table = Table {
         chains: chains.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, chain)| (name, chain)).collect(),
         sets: sets.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, set)| (name, set)).collect(),
         counters: counters
             .into_iter()
             .filter(|(place, ..)| here(place))
-            .map(|(_, name, counter, _)| (name, counter))
+            .map(|(_, name, counter)| (name, counter))
             .collect(),
     };
     for (name, set) in &mut table.sets {
@@ -173,7 +235,7 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
 
 fn read_elements(socket: &mut Socket, id: &TableId, set: &str) -> Result<Vec<RawElement>, DumpError> {
     let question = Question { set: Some(set), ..Question::of_table(GETSETELEM, id) };
-    let parts = question.ask(socket, |message| decode::elements(message.bytes))?;
+    let parts = question.ask(socket, read_list)?;
     Ok(parts.into_iter().flatten().collect())
 }
 
@@ -201,4 +263,41 @@ fn recognise(family: Family, raw: Vec<RawRule>, wanted: Option<&Chain>) -> Vec<R
             None => Rule { exprs: vec![Expr::Foreign(rule.print.join(" "))], comment: rule.comment },
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Nest, messages};
+    use super::*;
+
+    /// A rule with an expression that libnftnl does not know.
+    fn unknown_rule() -> Vec<u8> {
+        Request::new(0x0a06, 0, 1, 1)
+            .attribute(1, b"flatfell-1a\0")
+            .attribute(2, b"forward\0")
+            .nest(4, |list| list.nest(1, |expr| expr.attribute(1, b"news\0")))
+            .finish()
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_is_not_left_out() {
+        let bytes = unknown_rule();
+        assert_eq!(decode::rule(&bytes), None, "libnftnl reads it: choose another expression");
+        let (table, chain, raw) = messages(&bytes).find_map(read_rule).expect("rule");
+        assert_eq!((table.name.as_str(), chain.as_str()), ("flatfell-1a", "forward"));
+        let wanted = Chain { rules: vec![Rule::default()], ..Chain::default() };
+        let read = recognise(Family::Inet, vec![raw], Some(&wanted));
+        assert!(matches!(read[0].exprs.as_slice(), [Expr::Foreign(_)]), "{read:?}");
+    }
+
+    #[test]
+    fn elements_that_cannot_be_read_are_not_left_out() {
+        let key = |key: Nest| key.attribute(1, &[10, 0, 0, 1]);
+        let element = |element: Nest| element.nest(1, key).nest(7, |expr| expr.attribute(1, b"news\0"));
+        let bytes =
+            Request::new(0x0a0c, 0, 1, 1).attribute(1, b"flatfell-1a\0").nest(3, |list| list.nest(1, element)).finish();
+        assert_eq!(decode::elements(&bytes), None, "libnftnl reads it: choose another expression");
+        let read = messages(&bytes).find_map(read_list).expect("elements");
+        assert!(read.iter().any(|element| element.more), "{read:?}");
+    }
 }

@@ -46,18 +46,27 @@ impl Kernel {
 
     /// All tables of the families in use.
     pub fn tables(&mut self) -> Result<Vec<TableId>, DumpError> {
-        dump::tables(&mut self.dumps)
+        self.ask(dump::tables)
     }
 
     /// The values of a table's counters; empty for a table that is not there. A counter that is made or deleted while
     /// they are read may be missing: an absent name is not zero.
     pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<String, CounterValue>, DumpError> {
-        dump::counters(&mut self.dumps, table)
+        self.ask(|socket| dump::counters(socket, table))
     }
 
     /// The tables of these names as far as they are there. Rules are recognised among those `want` has in the same
     /// chain; any other reads as [`flatfell_rules::ruleset::Expr::Foreign`].
     pub fn read(&mut self, names: &[TableId], want: &Ruleset) -> Result<Ruleset, DumpError> {
-        dump::read(&mut self.dumps, names, want)
+        self.ask(|socket| dump::read(socket, names, want))
+    }
+
+    /// A dump that broke off still runs in the kernel, which refuses another one on the same socket.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Socket) -> Result<T, DumpError>) -> Result<T, DumpError> {
+        let answer = question(&mut self.dumps);
+        if matches!(answer, Err(DumpError::Socket(_))) {
+            self.dumps = Socket::open()?;
+        }
+        answer
     }
 }

@@ -79,10 +79,11 @@ impl CommitError {
 /// Commits all operations or none.
 pub(super) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<CommitStats, CommitError> {
     let start = Instant::now();
-    if ops.is_empty() {
-        return Ok(CommitStats { ops: 0, bytes: 0, duration: Duration::ZERO });
-    }
     let batch = encode(ops)?;
+    if batch.is_empty() {
+        // Nothing would be answered.
+        return Ok(CommitStats { ops: ops.len(), bytes: 0, duration: start.elapsed() });
+    }
     let mut result = exchange(socket, &batch, ops);
     for _ in 1..ATTEMPTS {
         match &result {
@@ -143,5 +144,42 @@ impl Answers<'_> {
             Some((index, op)) => CommitError::Refused { index, op: describe(op), errno, message },
             None => CommitError::Aborted { errno, message },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flatfell_rules::ruleset::{Family, OpKind, TableId};
+
+    use super::*;
+
+    /// What comes of these answers to two operations; `None` while more is waited for.
+    fn outcome(answers: &[(u32, Option<Errno>)]) -> Option<Result<(), CommitError>> {
+        let table = TableId { family: Family::Inet, name: "flatfell-1a".to_owned() };
+        let ops = [OpKind::AddTable, OpKind::DeleteTable].map(|kind| Op { table: table.clone(), kind });
+        let batch = encode(&ops).expect("batch");
+        let mut state = Answers { batch: &batch, ops: &ops, cause: None };
+        answers.iter().find_map(|(seq, error)| state.take(*seq, Answer { error: *error, message: None }).break_value())
+    }
+
+    #[test]
+    fn the_answer_to_the_last_operation_is_success_only_without_an_error_before_it() {
+        assert!(outcome(&[]).is_none());
+        assert!(outcome(&[(1, None)]).is_none());
+        assert!(matches!(outcome(&[(2, None)]), Some(Ok(()))));
+        let refused = outcome(&[(1, Some(Errno::EPERM)), (2, None)]);
+        assert!(matches!(refused, Some(Err(CommitError::Refused { index: 0, errno: Errno::EPERM, .. }))));
+    }
+
+    #[test]
+    fn the_first_error_is_the_cause() {
+        let refused = outcome(&[(1, Some(Errno::EEXIST)), (2, Some(Errno::ENOENT))]);
+        assert!(matches!(refused, Some(Err(CommitError::Refused { index: 0, errno: Errno::EEXIST, .. }))));
+    }
+
+    #[test]
+    fn an_error_of_the_whole_names_no_operation_and_is_the_last() {
+        let aborted = outcome(&[(Batch::BEGIN, Some(Errno::ERESTART))]);
+        assert!(matches!(aborted, Some(Err(CommitError::Aborted { errno: Errno::ERESTART, .. }))));
     }
 }

@@ -111,8 +111,8 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// A string attribute, without the NUL it ends in.
-fn text(value: &[u8]) -> String {
+/// The value of a string attribute, without the NUL it ends in.
+pub fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 

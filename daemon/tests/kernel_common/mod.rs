@@ -116,15 +116,62 @@ fn prefix(field: Field, text: &str) -> Expr {
     Expr::Prefix { field, prefix: text.parse().expect("prefix") }
 }
 
+/// All sets and maps of the inet table.
 fn sets() -> BTreeMap<String, Set> {
+    let all = [plain_sets(), interval_sets(), maps()].into_iter().flatten();
+    all.map(|(name, set)| (name.to_owned(), set)).collect()
+}
+
+fn plain_sets() -> Vec<(&'static str, Set)> {
     use KeyType::*;
     let none = |values: Vec<Value>| (values, Datum::None);
-    let to = |values: Vec<Value>, verdict| (values, Datum::Verdict(verdict));
-    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
     let flow = vec![v4("10.0.0.1"), Value::Proto(6), Value::Port(80)];
     let flow6 = vec![v6("fd00::1"), Value::Proto(17), Value::Port(53)];
+    vec![
+        ("a4", set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])])),
+        ("a6", set(SetKind::Set, &[Ipv6Addr], "", vec![none(vec![v6("fd00::1")])])),
+        ("flow4", set(SetKind::Set, &[Ipv4Addr, InetProto, InetService], "", vec![none(flow)])),
+        ("flow6", set(SetKind::Set, &[Ipv6Addr, InetProto, InetService], "", vec![none(flow6)])),
+        ("self4", set(SetKind::Set, &[Ipv4Addr, Ipv4Addr], "", vec![none(vec![v4("10.0.0.1"), v4("10.0.0.1")])])),
+        ("self6", set(SetKind::Set, &[Ipv6Addr, Ipv6Addr], "", vec![none(vec![v6("fd00::1"), v6("fd00::1")])])),
+        ("ports", set(SetKind::Set, &[Ifname], "", vec![none(vec![Value::Ifname("veth0".to_owned())])])),
+        ("nd", set(SetKind::Set, &[Icmpv6Type], "", vec![none(vec![Value::Icmpv6Type(135)])])),
+        ("protos", set(SetKind::Set, &[InetProto], "", vec![none(vec![Value::Proto(6)])])),
+        ("marks", set(SetKind::Set, &[Mark], "", vec![none(vec![Value::Mark(0x0102_0304)])])),
+    ]
+}
+
+fn interval_sets() -> Vec<(&'static str, Set)> {
+    use KeyType::*;
+    vec![
+        (
+            "cidr4",
+            ranges(
+                Ipv4Addr,
+                vec![
+                    (v4("0.0.0.0"), v4("9.255.255.255")),
+                    (v4("11.0.0.0"), v4("11.0.0.0")),
+                    (v4("12.0.0.3"), v4("12.0.0.9")),
+                    (v4("224.0.0.0"), v4("255.255.255.255")),
+                ],
+            ),
+        ),
+        ("cidr6", ranges(Ipv6Addr, vec![(v6("fd00::"), v6("fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
+        ("all6", ranges(Ipv6Addr, vec![(v6("::"), v6("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
+        (
+            "dports",
+            ranges(InetService, vec![(Value::Port(80), Value::Port(90)), (Value::Port(60000), Value::Port(65535))]),
+        ),
+    ]
+}
+
+fn maps() -> Vec<(&'static str, Set)> {
+    use KeyType::*;
+    let to = |values: Vec<Value>, verdict| (values, Datum::Verdict(verdict));
+    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
     let jump = Verdict::Jump("pod-1".to_owned());
     let goto = Verdict::Goto("pod-1".to_owned());
+<<<<<<< HEAD
     BTreeMap::from(
         [
             (
@@ -151,41 +198,35 @@ fn sets() -> BTreeMap<String, Set> {
                         (v4("224.0.0.0"), v4("255.255.255.255")),
                     ],
                 ),
+=======
+    vec![
+        (
+            "egress4",
+            set(
+                SetKind::VerdictMap,
+                &[Ipv4Addr],
+                "pods",
+                vec![
+                    to(vec![v4("10.0.0.1")], jump),
+                    to(vec![v4("10.0.0.2")], goto),
+                    to(vec![v4("10.0.0.3")], Verdict::Accept),
+                    to(vec![v4("10.0.0.4")], Verdict::Drop),
+                    to(vec![v4("10.0.0.5")], Verdict::Return),
+                ],
+>>>>>>> kernel
             ),
-            ("cidr6", ranges(Ipv6Addr, vec![(v6("fd00::"), v6("fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
-            ("all6", ranges(Ipv6Addr, vec![(v6("::"), v6("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))])),
-            (
-                "dports",
-                ranges(InetService, vec![(Value::Port(80), Value::Port(90)), (Value::Port(60000), Value::Port(65535))]),
+        ),
+        (
+            "by-port",
+            set(
+                SetKind::VerdictMap,
+                &[InetProto, InetService],
+                "",
+                vec![to(vec![Value::Proto(6), Value::Port(80)], Verdict::Return)],
             ),
-            (
-                "egress4",
-                set(
-                    SetKind::VerdictMap,
-                    &[Ipv4Addr],
-                    "pods",
-                    vec![
-                        to(vec![v4("10.0.0.1")], jump),
-                        to(vec![v4("10.0.0.2")], goto),
-                        to(vec![v4("10.0.0.3")], Verdict::Accept),
-                        to(vec![v4("10.0.0.4")], Verdict::Drop),
-                        to(vec![v4("10.0.0.5")], Verdict::Return),
-                    ],
-                ),
-            ),
-            (
-                "by-port",
-                set(
-                    SetKind::VerdictMap,
-                    &[InetProto, InetService],
-                    "",
-                    vec![to(vec![Value::Proto(6), Value::Port(80)], Verdict::Return)],
-                ),
-            ),
-            ("by-id", set(SetKind::CounterMap, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
-        ]
-        .map(|(name, set)| (name.to_owned(), set)),
-    )
+        ),
+        ("by-id", set(SetKind::CounterMap, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
+    ]
 }
 
 fn matches() -> Vec<Expr> {
@@ -259,6 +300,47 @@ fn statements() -> Vec<Expr> {
     ]
 }
 
+/// One of each match, statement and verdict, and for each something that is nearly the same.
+pub fn singles() -> Vec<Expr> {
+    use Field::*;
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let near = vec![
+        Expr::CtMark { mask: 0xff00_0000, value: 0x0200_0000, negated: false },
+        Expr::CtMark { mask: 0xfe00_0000, value: 0x0200_0000, negated: false },
+        Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: true },
+        is(TcpDport, Value::Port(81)),
+        is_not(TcpDport, Value::Port(80)),
+        is(UdpDport, Value::Port(80)),
+        is(IpDaddr, v4("10.0.0.7")),
+        is(L4Proto, Value::Proto(58)),
+        is(FibDaddrIifType, Value::AddrType(3)),
+        is(EtherType, Value::EtherType(0x0800)),
+        Expr::Range { field: TcpDport, first: Value::Port(8000), last: Value::Port(9001) },
+        prefix(IpSaddr, "11.0.0.0/8"),
+        prefix(IpDaddr, "10.0.0.0/10"),
+        lookup(&[IpDaddr], "a4"),
+        lookup(&[IpSaddr], "cidr4"),
+        lookup(&[IpDaddr, IpSaddr], "self4"),
+        Expr::Limit { rate: 10, burst: 6 },
+        Expr::Limit { rate: 11, burst: 5 },
+        Expr::Counter("c-zero".to_owned()),
+        Expr::CounterMap { mask: 0xfff, map: "by-id".to_owned() },
+        Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0200_0000 },
+        Expr::SetCtMark { keep: 0x00ff_fff0, value: 0x0100_0000 },
+        Expr::SetCtMark { keep: 0, value: 8 },
+        Expr::Log { prefix: "denied:".to_owned(), group: 5, snaplen: 64 },
+        Expr::Log { prefix: "denied: ".to_owned(), group: 6, snaplen: 64 },
+        Expr::Log { prefix: "denied: ".to_owned(), group: 5, snaplen: 65 },
+        jump("pod-1"),
+        jump("pod-2"),
+        Expr::Verdict(Verdict::Goto("pod-1".to_owned())),
+        Expr::Verdict(Verdict::Accept),
+        Expr::Verdict(Verdict::Drop),
+        Expr::Verdict(Verdict::Return),
+    ];
+    [matches(), statements(), near].concat()
+}
+
 fn combined() -> Vec<Rule> {
     use Field::*;
     let check = Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: false };
@@ -292,6 +374,7 @@ pub fn everything() -> Ruleset {
             ("input".to_owned(), base(Hook::Input, 0, vec![])),
             ("output".to_owned(), base(Hook::Output, 5, vec![])),
             ("pod-1".to_owned(), Chain { comment: "default/web".to_owned(), ..Chain::default() }),
+            ("pod-2".to_owned(), Chain::default()),
         ]),
         sets: sets(),
         counters: BTreeMap::from([

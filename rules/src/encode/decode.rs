@@ -121,6 +121,9 @@ fn foreign_element() -> (Element, Datum) {
 }
 
 fn datum(element: RawElement) -> Option<Datum> {
+    if element.more {
+        return None;
+    }
     match (element.verdict, element.object) {
         (None, None) => Some(Datum::None),
         (Some(number), None) => verdict_of(number, element.chain).map(Datum::Verdict),

@@ -9,9 +9,9 @@ pub mod decode;
 mod expr;
 mod objects;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod types;
-
-use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 pub use sys::RawElement;
@@ -115,19 +115,20 @@ impl Batch {
         u32::try_from(self.ops.len()).unwrap_or(u32::MAX)
     }
 
-    /// The sequence numbers of operations.
-    pub fn numbers(&self) -> RangeInclusive<u32> {
-        1..=self.last()
+    /// Whether it does nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
     }
 }
 
 /// Encodes operations as one transaction.
 pub fn encode(ops: &[Op]) -> Result<Batch, BatchError> {
-    let mut encoder = objects::Encoder::new();
+    let whole = |source| BatchError { index: ops.len(), op: "transaction".to_owned(), source };
+    let mut encoder = objects::Encoder::new().map_err(whole)?;
     for (index, op) in ops.iter().enumerate() {
         encoder.op(index, op).map_err(|source| BatchError { index, op: describe(op), source })?;
     }
-    encoder.finish().map_err(|source| BatchError { index: ops.len(), op: "end".to_owned(), source })
+    encoder.finish().map_err(whole)
 }
 
 /// What an operation does, in a line: `add rule inet t c "comment"`.

@@ -77,22 +77,25 @@ pub(super) fn set_flags(kind: SetKind, interval: bool) -> u32 {
 pub(super) struct Encoder {
     writer: Writer,
     batch: Batch,
-    /// Where the last message begins.
-    last: usize,
+    /// Where the last operation's last message begins.
+    last: Option<usize>,
     /// The operation whose messages are written, and where.
     index: usize,
     family: u16,
 }
 
 impl Encoder {
-    pub(super) fn new() -> Self {
-        Self { writer: Writer::new(), batch: Batch::default(), last: 0, index: 0, family: 0 }
+    /// Opens the batch.
+    pub(super) fn new() -> Result<Self, EncodeError> {
+        let mut writer = Writer::new();
+        writer.begin(Batch::BEGIN)?;
+        Ok(Self { writer, batch: Batch::default(), last: None, index: 0, family: 0 })
     }
 
     /// Closes the batch.
     pub(super) fn finish(mut self) -> Result<Batch, EncodeError> {
         // The flags stand behind length and type.
-        if let Some(flags) = self.writer.out.get_mut(self.last + 6..self.last + 8) {
+        if let Some(flags) = self.last.and_then(|last| self.writer.out.get_mut(last + 6..last + 8)) {
             flags.copy_from_slice(&with_ack([flags[0], flags[1]]));
         }
         self.writer.end(self.batch.last() + 1)?;
@@ -102,9 +105,6 @@ impl Encoder {
 
     /// Writes one operation.
     pub(super) fn op(&mut self, index: usize, op: &Op) -> Result<(), EncodeError> {
-        if index == 0 {
-            self.writer.begin(Batch::BEGIN)?;
-        }
         self.index = index;
         self.family = family(op.table.family);
         let table = name(&op.table.name)?;
@@ -125,7 +125,7 @@ impl Encoder {
     }
 
     fn message(&mut self, kind: u16, flags: u16, payload: &impl Payload) -> Result<(), EncodeError> {
-        self.last = self.writer.out.len();
+        self.last = Some(self.writer.out.len());
         let seq = self.batch.last() + 1;
         // libnftnl's header function adds the subsystem and NLM_F_REQUEST.
         self.writer.message(Header { kind, family: self.family, flags, seq }, payload)?;

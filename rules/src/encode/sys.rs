@@ -276,14 +276,10 @@ impl Rule {
         // SAFETY: the rule lives longer than the iterator, which is destroyed below.
         let iter = NonNull::new(unsafe { nftnl_expr_iter_create(self.raw.as_ptr()) }).ok_or(EncodeError::Memory)?;
         let mut lines = Vec::new();
-        loop {
-            // SAFETY: the iterator is live; null ends it.
-            let expr = unsafe { nftnl_expr_iter_next(iter.as_ptr()) };
-            if expr.is_null() {
-                break;
-            }
+        // SAFETY: the iterator is live; null ends it.
+        while let Some(expr) = NonNull::new(unsafe { nftnl_expr_iter_next(iter.as_ptr()) }) {
             // SAFETY: `expr` is owned by the rule and live.
-            lines.push(unsafe { print(expr) });
+            lines.push(unsafe { print(expr.as_ptr()) });
         }
         // SAFETY: made above, used no more.
         unsafe { nftnl_expr_iter_destroy(iter.as_ptr()) };
@@ -324,6 +320,8 @@ pub struct RawElement {
     pub object: Option<String>,
     /// User data; empty for none.
     pub user_data: Vec<u8>,
+    /// It carries what the model has no word for: expressions, data that is no verdict, a second key, a timeout.
+    pub more: bool,
 }
 
 impl RawElement {
@@ -378,6 +376,15 @@ impl Elements {
     }
 }
 
+/// Attributes of elements that no element made here has.
+const MORE: [u32; 5] = [
+    NFTNL_SET_ELEM_DATA,
+    NFTNL_SET_ELEM_TIMEOUT,
+    NFTNL_SET_ELEM_EXPR,
+    NFTNL_SET_ELEM_EXPRESSIONS,
+    NFTNL_SET_ELEM_KEY_END,
+];
+
 fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
     let data = |number: u32| {
         let mut len = 0;
@@ -389,6 +396,10 @@ fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
         // SAFETY: as above; a string attribute is null or ends in NUL.
         unsafe { owned_str(nftnl_set_elem_get_str(raw.as_ptr(), attr(number))) }
     };
+    let has = |number: u32| {
+        // SAFETY: as above.
+        unsafe { nftnl_set_elem_is_set(raw.as_ptr(), attr(number)) }
+    };
     RawElement {
         key: data(NFTNL_SET_ELEM_KEY).unwrap_or_default(),
         flags: number(NFTNL_SET_ELEM_FLAGS).unwrap_or(0),
@@ -396,6 +407,7 @@ fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
         chain: name(NFTNL_SET_ELEM_CHAIN),
         object: name(NFTNL_SET_ELEM_OBJREF),
         user_data: data(NFTNL_SET_ELEM_USERDATA).unwrap_or_default(),
+        more: MORE.iter().any(|number| has(*number)),
     }
 }
 
@@ -490,9 +502,9 @@ impl Writer {
     /// Appends the message in the scratch buffer, padded to 4 bytes as netlink wants it.
     fn take(&mut self, written: u32) -> Result<(), EncodeError> {
         let len = usize::try_from(written).map_err(|_| EncodeError::Memory)?;
-        let words = len.div_ceil(8).min(self.scratch.len());
-        let bytes = self.scratch[..words].iter().flat_map(|word| word.to_ne_bytes());
-        self.out.extend(bytes.take(len));
+        // SAFETY: a number is as many bytes, each of them valid.
+        let (_, bytes, _) = unsafe { self.scratch.align_to::<u8>() };
+        self.out.extend_from_slice(bytes.get(..len).ok_or(EncodeError::TooLarge(len))?);
         self.out.resize(self.out.len().next_multiple_of(4), 0);
         Ok(())
     }
