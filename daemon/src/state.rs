@@ -117,8 +117,8 @@ impl State {
     }
 }
 
-/// The short name of a rule in metrics and tables: the same for as long as the rule says the same.
+/// The short name of a rule in metrics and tables: the first digits of its counter's name in nft, the same for as long as
+/// the rule says the same.
 pub fn rule_id(identity: &RuleIdentity) -> String {
-    let RuleIdentity { policy, direction, content, occurrence } = identity;
-    names::hash(&format!("{policy}\n{direction}\n{content}\n{occurrence}")).chars().take(8).collect()
+    names::hash(&identity.text()).chars().take(8).collect()
 }

@@ -78,11 +78,6 @@ impl<'a> Question<'a> {
         request
     }
 
-<<<<<<< HEAD
-    /// Everything `read` makes of the dump's messages, of a dump that was not interrupted. What the question is about
-    /// not being there is the empty answer.
-    fn ask<T>(&self, socket: &mut Socket, mut read: impl FnMut(Message<'_>) -> Option<T>) -> Result<Vec<T>, DumpError> {
-=======
     /// Everything `read` makes of the dump's messages. What the question is about not being there is the empty answer.
     /// Any transaction interrupts a dump, of whatever table it is: on a busy node none is ever whole by the kernel's
     /// word, but what two in a row say alike was not touched meanwhile.
@@ -92,7 +87,6 @@ impl<'a> Question<'a> {
         mut read: impl FnMut(Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>, DumpError> {
         let mut before = None;
->>>>>>> kernel
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
             let each = |message: Message<'_>| {

@@ -171,34 +171,6 @@ fn maps() -> Vec<(&'static str, Set)> {
     let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
     let jump = Verdict::Jump("pod-1".to_owned());
     let goto = Verdict::Goto("pod-1".to_owned());
-<<<<<<< HEAD
-    BTreeMap::from(
-        [
-            (
-                "a4",
-                set(SetKind::Set, &[Ipv4Addr], "peers", vec![none(vec![v4("10.0.0.1")]), none(vec![v4("0.0.0.0")])]),
-            ),
-            ("a6", set(SetKind::Set, &[Ipv6Addr], "", vec![none(vec![v6("fd00::1")])])),
-            ("flow4", set(SetKind::Set, &[Ipv4Addr, InetProto, InetService], "", vec![none(flow)])),
-            ("flow6", set(SetKind::Set, &[Ipv6Addr, InetProto, InetService], "", vec![none(flow6)])),
-            ("self4", set(SetKind::Set, &[Ipv4Addr, Ipv4Addr], "", vec![none(vec![v4("10.0.0.1"), v4("10.0.0.1")])])),
-            ("self6", set(SetKind::Set, &[Ipv6Addr, Ipv6Addr], "", vec![none(vec![v6("fd00::1"), v6("fd00::1")])])),
-            ("ports", set(SetKind::Set, &[Ifname], "", vec![none(vec![Value::Ifname("veth0".to_owned())])])),
-            ("nd", set(SetKind::Set, &[Icmpv6Type], "", vec![none(vec![Value::Icmpv6Type(135)])])),
-            ("protos", set(SetKind::Set, &[InetProto], "", vec![none(vec![Value::Proto(6)])])),
-            ("marks", set(SetKind::Set, &[Mark], "", vec![none(vec![Value::Mark(0x0102_0304)])])),
-            (
-                "cidr4",
-                ranges(
-                    Ipv4Addr,
-                    vec![
-                        (v4("0.0.0.0"), v4("9.255.255.255")),
-                        (v4("11.0.0.0"), v4("11.0.0.0")),
-                        (v4("12.0.0.3"), v4("12.0.0.9")),
-                        (v4("224.0.0.0"), v4("255.255.255.255")),
-                    ],
-                ),
-=======
     vec![
         (
             "egress4",
@@ -213,7 +185,6 @@ fn maps() -> Vec<(&'static str, Set)> {
                     to(vec![v4("10.0.0.4")], Verdict::Drop),
                     to(vec![v4("10.0.0.5")], Verdict::Return),
                 ],
->>>>>>> kernel
             ),
         ),
         (

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::ruleset::Family;
 use crate::ruleset::{Datum, KeyType, Rule, Set, SetKind, TableId};
 
 fn op(kind: OpKind) -> Op {
