@@ -254,11 +254,9 @@ impl Lab {
         let node = pod.node().ok_or(LabError::NoSuchPlace(pod))?;
         self.add_address(pod, new)?;
         self.remove_address(pod, old)?;
-        let mut text = String::new();
-        for like in pod.addresses() {
-            let _ = writeln!(text, "route replace default via {}", crate::place::bridge_address_like(node, like));
-        }
-        self.batch(pod, "ip", &text)
+        // With the last address of its family a pod loses its default route.
+        let gateway = crate::place::bridge_address_like(node, new);
+        self.batch(pod, "ip", &format!("route replace default via {gateway}\n"))
     }
 
     /// Programs these Services, and no others, on every node.
@@ -342,7 +340,7 @@ fn together<T: Copy + Send + Sync>(
     thread::scope(|scope| {
         let threads: Vec<_> =
             items.chunks(half).map(|part| scope.spawn(move || part.iter().copied().try_for_each(work))).collect();
-        let results = threads.into_iter().map(|thread| thread.join());
-        results.map(|result| result.unwrap_or_else(|cause| std::panic::resume_unwind(cause))).collect()
+        let mut results = threads.into_iter().map(|thread| thread.join());
+        results.try_for_each(|result| result.unwrap_or_else(|cause| std::panic::resume_unwind(cause)))
     })
 }

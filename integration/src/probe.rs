@@ -10,6 +10,7 @@
 //! [`Lab::flush_conntrack`] between two batches that expect different verdicts.
 
 use std::collections::HashMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
@@ -232,8 +233,8 @@ impl Lab {
 
     fn open_stations(&self, stations: &mut Stations, probes: &[Probe]) -> Result<(), LabError> {
         for place in self.places() {
-            if !stations.contains_key(&place) {
-                stations.insert(place, Station::open(self, place)?);
+            if let Entry::Vacant(vacant) = stations.entry(place) {
+                vacant.insert(Station::open(self, place)?);
             }
         }
         for probe in probes {
