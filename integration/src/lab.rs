@@ -4,7 +4,6 @@
 //! [`crate::place`]. What always holds: a lab that could not be completed leaves nothing behind.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Mutex;
