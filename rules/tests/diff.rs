@@ -312,6 +312,9 @@ fn an_interval_goes_first_where_it_meets_a_new_one() {
     assert_interval(KeyType::Ipv4Addr, v4s(1, 2), top(u32::MAX), false);
 }
 
+/// The value of a number.
+type Numbered<'a> = &'a dyn Fn(u64) -> Value;
+
 #[test]
 fn intervals_of_every_type_meet_where_their_numbers_do() {
     let v6 = |last: u128| Value::V6(Ipv6Addr::from_bits(last));
@@ -319,7 +322,7 @@ fn intervals_of_every_type_meet_where_their_numbers_do() {
     let proto = |number: u64| Value::Proto(u8::try_from(number).expect("small"));
     let icmp = |number: u64| Value::Icmpv6Type(u8::try_from(number).expect("small"));
     let mark = |number: u64| Value::Mark(u32::try_from(number).expect("small"));
-    let kinds: [(KeyType, &dyn Fn(u64) -> Value, Value); 5] = [
+    let kinds: [(KeyType, Numbered<'_>, Value); 5] = [
         (KeyType::Ipv6Addr, &|number| v6(number.into()), v6(u128::MAX)),
         (KeyType::InetService, &port, Value::Port(u16::MAX)),
         (KeyType::InetProto, &proto, Value::Proto(u8::MAX)),
