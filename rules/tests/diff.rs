@@ -88,7 +88,7 @@ fn table<'a>(
     }
 }
 
-/// The change, after the fake kernel took it and ended where it says.
+/// The change, which does something unless both are equal, after the fake kernel took it and ended where it says.
 fn change(have: &Ruleset, want: &Ruleset) -> Change {
     let change = diff::diff(have, want);
     let mut kernel = FakeKernel { ruleset: have.clone() };
@@ -97,6 +97,7 @@ fn change(have: &Ruleset, want: &Ruleset) -> Change {
     }
     assert_eq!(&kernel.ruleset, want);
     assert_eq!(&change.result, want);
+    assert_eq!(change.is_empty(), have == want);
     change
 }
 
@@ -130,9 +131,9 @@ fn a_new_pod_is_made_before_it_is_reached() {
         ]
     );
     assert_eq!(lines(&change.switch), ["add element pods { 10.0.0.2 : jump pod }"]);
+    assert!(matches!(&change.make[1].kind, OpKind::AddSet { set, .. } if set.elements.is_empty()));
     assert!(change.clean.is_empty());
     assert!(change.tightens);
-    assert!(!change.is_empty());
 }
 
 #[test]
@@ -389,6 +390,15 @@ fn map_elements_stay_till_the_end_as_long_as_the_kernel_takes_the_depth() {
         assert_eq!(lines(&change.switch).contains(&gone), first, "{steps}");
         assert_eq!(lines(&change.clean).contains(&gone), !first, "{steps}");
     }
+}
+
+#[test]
+fn a_change_with_any_step_is_not_empty() {
+    let ops = vec![Op { table: id(Family::Inet), kind: OpKind::AddTable }];
+    assert!(Change::default().is_empty());
+    assert!(!Change { make: ops.clone(), ..Change::default() }.is_empty());
+    assert!(!Change { switch: ops.clone(), ..Change::default() }.is_empty());
+    assert!(!Change { clean: ops, ..Change::default() }.is_empty());
 }
 
 #[test]
