@@ -374,6 +374,14 @@ fn map_elements_go_first_where_the_kernel_would_find_a_loop() {
 }
 
 #[test]
+fn a_loop_may_lead_through_rules_too() {
+    let chains = |a, b| [("base", base([rule([vmap("m")])])), ("a", chain(a)), ("b", chain(b))];
+    let have = table(chains(vec![], vec![]), [("m", map([(1, jump("a"))]))]);
+    let want = table(chains(vec![verdict(Verdict::Goto("b".into()))], vec![rule([vmap("m")])]), [("m", map([]))]);
+    assert!(change(&one(have), &one(want)).clean.is_empty());
+}
+
+#[test]
 fn map_elements_stay_till_the_end_as_long_as_the_kernel_takes_the_depth() {
     for (steps, first) in [(14, false), (15, true)] {
         // The element that goes leads from base to `top`, below which the switch hangs the ladder.
