@@ -481,6 +481,7 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
         vec![back(), verdict(Verdict::Accept)],
         vec![back(), rule([mark]), drop()],
         vec![back(), verdict(jump("allow"))],
+        vec![back(), rule([Expr::Foreign("unknown".into())])],
         vec![back(), verdict(Verdict::Goto("allow".into()))],
         vec![back(), rule([vmap("allows")]), drop()],
         vec![back(), drop(), asks("peers", end(Verdict::Drop))],
