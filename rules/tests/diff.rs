@@ -88,7 +88,7 @@ fn table<'a>(
     }
 }
 
-/// The change, after the fake kernel took it and ended where it says.
+/// The change, which does something unless both are equal, after the fake kernel took it and ended where it says.
 fn change(have: &Ruleset, want: &Ruleset) -> Change {
     let change = diff::diff(have, want);
     let mut kernel = FakeKernel { ruleset: have.clone() };
@@ -97,6 +97,7 @@ fn change(have: &Ruleset, want: &Ruleset) -> Change {
     }
     assert_eq!(&kernel.ruleset, want);
     assert_eq!(&change.result, want);
+    assert_eq!(change.is_empty(), have == want);
     change
 }
 
@@ -130,9 +131,9 @@ fn a_new_pod_is_made_before_it_is_reached() {
         ]
     );
     assert_eq!(lines(&change.switch), ["add element pods { 10.0.0.2 : jump pod }"]);
+    assert!(matches!(&change.make[1].kind, OpKind::AddSet { set, .. } if set.elements.is_empty()));
     assert!(change.clean.is_empty());
     assert!(change.tightens);
-    assert!(!change.is_empty());
 }
 
 #[test]
@@ -312,6 +313,9 @@ fn an_interval_goes_first_where_it_meets_a_new_one() {
     assert_interval(KeyType::Ipv4Addr, v4s(1, 2), top(u32::MAX), false);
 }
 
+/// The value of a number.
+type Numbered<'a> = &'a dyn Fn(u64) -> Value;
+
 #[test]
 fn intervals_of_every_type_meet_where_their_numbers_do() {
     let v6 = |last: u128| Value::V6(Ipv6Addr::from_bits(last));
@@ -319,7 +323,7 @@ fn intervals_of_every_type_meet_where_their_numbers_do() {
     let proto = |number: u64| Value::Proto(u8::try_from(number).expect("small"));
     let icmp = |number: u64| Value::Icmpv6Type(u8::try_from(number).expect("small"));
     let mark = |number: u64| Value::Mark(u32::try_from(number).expect("small"));
-    let kinds: [(KeyType, &dyn Fn(u64) -> Value, Value); 5] = [
+    let kinds: [(KeyType, Numbered<'_>, Value); 5] = [
         (KeyType::Ipv6Addr, &|number| v6(number.into()), v6(u128::MAX)),
         (KeyType::InetService, &port, Value::Port(u16::MAX)),
         (KeyType::InetProto, &proto, Value::Proto(u8::MAX)),
@@ -370,6 +374,14 @@ fn map_elements_go_first_where_the_kernel_would_find_a_loop() {
 }
 
 #[test]
+fn a_loop_may_lead_through_rules_too() {
+    let chains = |a, b| [("base", base([rule([vmap("m")])])), ("a", chain(a)), ("b", chain(b))];
+    let have = table(chains(vec![], vec![]), [("m", map([(1, jump("a"))]))]);
+    let want = table(chains(vec![verdict(Verdict::Goto("b".into()))], vec![rule([vmap("m")])]), [("m", map([]))]);
+    assert!(change(&one(have), &one(want)).clean.is_empty());
+}
+
+#[test]
 fn map_elements_stay_till_the_end_as_long_as_the_kernel_takes_the_depth() {
     for (steps, first) in [(14, false), (15, true)] {
         // The element that goes leads from base to `top`, below which the switch hangs the ladder.
@@ -386,6 +398,15 @@ fn map_elements_stay_till_the_end_as_long_as_the_kernel_takes_the_depth() {
         assert_eq!(lines(&change.switch).contains(&gone), first, "{steps}");
         assert_eq!(lines(&change.clean).contains(&gone), !first, "{steps}");
     }
+}
+
+#[test]
+fn a_change_with_any_step_is_not_empty() {
+    let ops = vec![Op { table: id(Family::Inet), kind: OpKind::AddTable }];
+    assert!(Change::default().is_empty());
+    assert!(!Change { make: ops.clone(), ..Change::default() }.is_empty());
+    assert!(!Change { switch: ops.clone(), ..Change::default() }.is_empty());
+    assert!(!Change { clean: ops, ..Change::default() }.is_empty());
 }
 
 #[test]
@@ -460,6 +481,7 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
         vec![back(), verdict(Verdict::Accept)],
         vec![back(), rule([mark]), drop()],
         vec![back(), verdict(jump("allow"))],
+        vec![back(), rule([Expr::Foreign("unknown".into())])],
         vec![back(), verdict(Verdict::Goto("allow".into()))],
         vec![back(), rule([vmap("allows")]), drop()],
         vec![back(), drop(), asks("peers", end(Verdict::Drop))],
