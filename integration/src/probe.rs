@@ -4,7 +4,7 @@
 //! What always holds: all probes of a batch are in flight together and a missing one costs one common wait; arrival is
 //! seen at the destination, behind every rule on the way.
 //!
-//! Nothing needs to listen: a pod is observed at its `eth0`, a node behind its input hook; TCP and ICMP are answered by
+//! Nothing needs to listen: a pod is observed at its `eth0` (whatever comes there, has the pod the address or not), a node behind its input hook; TCP and ICMP are answered by
 //! the destination's kernel, everything else by the lab. The outside host stands for every address that is nobody's.
 //! Flows of earlier batches live on in conntrack; source ports are new each time, but protocols without ports need
 //! [`Lab::flush_conntrack`] between two batches that expect different verdicts.
