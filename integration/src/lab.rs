@@ -115,8 +115,7 @@ impl Lab {
         together(lab.places().into_iter().filter(|place| matches!(place, Place::Pod { .. })), |pod| {
             lab.start_pod(pod)
         })?;
-        together(lab.node_numbers(), |node| lab.wait_for_ports(lab.netns(Place::Node(node))?, Place::Node(node)))?;
-        lab.wait_for_ports(&lab.switch, Place::Outside)?;
+        lab.raise_bridges()?;
         lab.greet()?;
         Ok(lab)
     }
@@ -177,8 +176,6 @@ impl Lab {
             text.push_str(&wiring::plug(Place::pod(node, slot), slot, pod.name()));
         }
         self.batch(place, "ip", &text)?;
-        // The tunnel's IPv6 address is the pods' anycast router too, for which a node answers late by default.
-        self.netns(place)?.run(|| sysctl("net/ipv6/neigh/cni0/proxy_delay", "0"))??;
         if self.config.masquerade {
             self.nft(place, &service::flannel_masquerade(node))?;
         }
@@ -188,6 +185,20 @@ impl Lab {
     fn start_pod(&self, pod: Place) -> Result<(), LabError> {
         let node = pod.node().ok_or(LabError::NoSuchPlace(pod))?;
         self.batch(pod, "ip", &wiring::pod(pod, node))
+    }
+
+    fn raise_bridges(&self) -> Result<(), LabError> {
+        self.wait_for_links(&self.switch, Place::Outside)?;
+        self.switch.feed("ip", &["-batch", "-"], "link set br0 up\n")?;
+        together(self.node_numbers(), |node| {
+            let (place, space) = (Place::Node(node), self.netns(Place::Node(node))?);
+            self.wait_for_links(space, place)?;
+            self.batch(place, "ip", &wiring::raise(node))?;
+            // The tunnel's IPv6 address is the pods' anycast router too, for which a node answers late by default.
+            space.run(|| sysctl("net/ipv6/neigh/cni0/proxy_delay", "0"))??;
+            self.wait_for_ports(space, place)
+        })?;
+        self.wait_for_ports(&self.switch, Place::Outside)
     }
 
     /// The kernel begins to use a link some time after it is up; until then it swallows packets.
@@ -370,13 +381,15 @@ impl Drop for Lab {
     }
 }
 
-/// Whether each cable in this listing, and each bridge with a port in it, is in use.
+/// Whether each cable in this listing is in use, and no bridge with a port in it waits for its ports.
 fn links_are_used(listing: &str) -> bool {
     let cables = || listing.lines().filter(|line| line.contains("@if"));
-    let has_ports = |bridge: &str| cables().any(|line| line.contains(&format!(" master {bridge} ")));
-    let bridges = ["cni0", "br0"].into_iter().filter(|bridge| has_ports(bridge));
-    let named = bridges.flat_map(|bridge| listing.lines().filter(move |line| line.contains(&format!(": {bridge}: "))));
-    cables().chain(named).all(|line| line.contains(" state UP "))
+    let waits = |line: &str| {
+        let bridge = ["cni0", "br0"].into_iter().find(|bridge| line.contains(&format!(": {bridge}: ")));
+        let has_ports = |bridge: &str| cables().any(|cable| cable.contains(&format!(" master {bridge} ")));
+        line.contains(" state DOWN ") && bridge.is_some_and(has_ports)
+    };
+    cables().all(|line| line.contains(" state UP ")) && !listing.lines().any(waits)
 }
 
 fn sysctl(setting: &str, value: &str) -> Result<(), LabError> {
