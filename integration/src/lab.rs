@@ -408,7 +408,7 @@ fn together<T: Copy + Send + Sync>(
     thread::scope(|scope| {
         let threads: Vec<_> =
             items.chunks(half).map(|part| scope.spawn(move || part.iter().copied().try_for_each(work))).collect();
-        let results = threads.into_iter().map(|thread| thread.join());
-        results.map(|result| result.unwrap_or_else(|cause| std::panic::resume_unwind(cause))).collect()
+        let mut results = threads.into_iter().map(|thread| thread.join());
+        results.try_for_each(|result| result.unwrap_or_else(|cause| std::panic::resume_unwind(cause)))
     })
 }

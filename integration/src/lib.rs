@@ -22,6 +22,7 @@ mod sight;
 mod station;
 mod sys;
 pub mod traffic;
+mod wires;
 pub mod wiring;
 
 pub use lab::{Lab, LabConfig, LabError};

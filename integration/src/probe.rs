@@ -9,7 +9,8 @@
 //! Flows of earlier batches live on in conntrack; source ports are new each time, but protocols without ports need
 //! [`Lab::flush_conntrack`] between two batches that expect different verdicts.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
@@ -232,8 +233,8 @@ impl Lab {
 
     fn open_stations(&self, stations: &mut Stations, probes: &[Probe]) -> Result<(), LabError> {
         for place in self.places() {
-            if !stations.contains_key(&place) {
-                stations.insert(place, Station::open(self, place)?);
+            if let Entry::Vacant(vacant) = stations.entry(place) {
+                vacant.insert(Station::open(self, place)?);
             }
         }
         for probe in probes {
@@ -248,7 +249,7 @@ impl Lab {
     }
 }
 
-type Stations = std::collections::BTreeMap<Place, Station>;
+type Stations = BTreeMap<Place, Station>;
 
 fn listen(station: &Station, found: &mut dyn FnMut(Place, Sight)) -> Result<(), LabError> {
     station.hear(found).map_err(|source| LabError::Socket { what: "hearing", place: station.place(), source })
