@@ -387,7 +387,8 @@ fn links_are_used(listing: &str) -> bool {
     let waits = |line: &str| {
         let bridge = ["cni0", "br0"].into_iter().find(|bridge| line.contains(&format!(": {bridge}: ")));
         let has_ports = |bridge: &str| cables().any(|cable| cable.contains(&format!(" master {bridge} ")));
-        line.contains(" state DOWN ") && bridge.is_some_and(has_ports)
+        let idle = !line.contains("LOWER_UP") || line.contains(" qdisc noop ");
+        idle && bridge.is_some_and(has_ports)
     };
     cables().all(|line| line.contains(" state UP ")) && !listing.lines().any(waits)
 }

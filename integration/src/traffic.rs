@@ -71,7 +71,7 @@ pub struct Progress {
     pub sent: u64,
     /// Messages that came to their end.
     pub received: u64,
-    /// When the last one came.
+    /// When the last one was read, which on a busy machine is some milliseconds after it came.
     pub last_received: Option<Instant>,
     /// The longest time between two.
     pub longest_gap: Duration,
