@@ -21,7 +21,8 @@ pub mod service;
 mod sight;
 mod station;
 mod sys;
-
+pub mod traffic;
+mod wires;
 pub mod wiring;
 
 pub use lab::{Lab, LabConfig, LabError};
@@ -30,3 +31,4 @@ pub use packet::Protocol;
 pub use place::Place;
 pub use probe::{Arrival, Framing, Outcome, Probe};
 pub use service::{NodePort, Service};
+pub use traffic::{Flow, Pair, Progress, Report, Traffic};

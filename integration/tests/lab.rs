@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flatfell_integration::place::{bridge_address_like, tunnel_address_like};
-use flatfell_integration::{Lab, LabConfig, NodePort, Outcome, Place, Probe, Protocol, Service};
+use flatfell_integration::{Flow, Lab, LabConfig, NodePort, Outcome, Pair, Place, Probe, Protocol, Service, Traffic};
 
 fn lab(nodes: u8, pods: u8) -> Lab {
     Lab::new(LabConfig { nodes, pods, ..LabConfig::default() }).unwrap()
@@ -46,7 +46,7 @@ fn delivered(outcomes: &[Outcome]) -> Vec<bool> {
 fn everybody_reaches_everybody() {
     let start = Instant::now();
     let lab = lab(2, 8);
-    println!("built in {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "built in {:?}", start.elapsed());
     let ends = [Place::pod(1, 0), Place::pod(1, 7), Place::pod(2, 3), Place::Node(1), Place::Node(2), Place::Outside];
     for from in ends {
         for to in ends {
@@ -58,7 +58,7 @@ fn everybody_reaches_everybody() {
     all_arrive(&lab, &batch, |probe| {
         (0..8).map(|slot| Place::pod(2, slot)).find(|p| p.addresses().contains(&probe.to)).unwrap()
     });
-    println!("{} probes in {:?}", batch.len(), start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(500), "{} probes in {:?}", batch.len(), start.elapsed());
 }
 
 fn address(text: &str) -> IpAddr {
@@ -89,6 +89,18 @@ fn a_dropped_answer_is_no_answer() {
         .unwrap();
     for outcome in lab.probes(&all_protocols(a, b)).unwrap() {
         assert!(outcome.delivered && !outcome.answered, "{outcome:?}");
+    }
+}
+
+#[test]
+fn conntrack_finds_nothing_invalid() {
+    let lab = Lab::new(LabConfig { nodes: 3, pods: 2, bridge_nf_call: true, ..LabConfig::default() }).unwrap();
+    for node in 1..=3 {
+        lab.nft(Place::Node(node), &drop_in_forward("ct state invalid drop;")).unwrap();
+    }
+    let from = Place::pod(1, 0);
+    for to in [Place::pod(1, 1), Place::pod(2, 0), Place::pod(3, 1), Place::Outside] {
+        all_arrive(&lab, &all_protocols(from, to), |_| to);
     }
 }
 
@@ -275,12 +287,13 @@ fn pods_come_go_and_are_renumbered() {
     let more = [address("10.244.2.200"), address("fd00:10:244:2::200")];
     more.iter().for_each(|&more| lab.add_address(pod, more).unwrap());
     for to in more {
-        assert!(lab.probe(&Probe::tcp(near, to, 80)).unwrap().answered);
+        let there = lab.probe(&Probe::tcp(near, to, 80)).unwrap();
+        assert!(there.answered, "{to}: {there:?}");
         let back = lab.probe(&Probe::tcp(pod, near.address_like(to), 80).from_address(to)).unwrap();
         assert_eq!((back.arrivals[0].source, back.answered), (to, true));
     }
     lab.renumber(pod, pod.v4().into(), address("10.244.2.99")).unwrap();
-    assert!(!lab.probe(&Probe::tcp(near, pod.v4(), 80)).unwrap().delivered);
+    assert!(!lab.probe(&Probe::tcp(near, pod.v4(), 80)).unwrap().answered);
     assert!(lab.probe(&Probe::tcp(near, address("10.244.2.99"), 80)).unwrap().answered);
     lab.remove_pod(pod).unwrap();
     assert!(!lab.probe(&Probe::tcp(near, pod.v6(), 80)).unwrap().delivered);
@@ -334,4 +347,81 @@ fn processes_and_closures_run_inside() {
     let before = own();
     assert_ne!(lab.netns(place).unwrap().run(own).unwrap(), before);
     assert_eq!(own(), before);
+}
+
+const FLOWS: [Flow; 4] = [Flow::Fresh, Flow::Steady, Flow::Push, Flow::Stream];
+
+/// Every flow between two pods, IPv4 and IPv6; ports from `port` on.
+fn flows(from: Place, to: Place, port: u16) -> Vec<Pair> {
+    let each = |address: IpAddr| FLOWS.map(|flow| Pair::new(from, to, address, port, flow));
+    to.addresses().into_iter().flat_map(each).collect()
+}
+
+#[test]
+fn traffic_counts_every_packet() {
+    let lab = Lab::new(LabConfig { pods: 3, bridge_nf_call: true, ..LabConfig::default() }).unwrap();
+    let client = Place::pod(1, 0);
+    lab.nft(Place::Node(1), &drop_in_forward("udp dport 6000 drop; tcp dport 6000 drop;")).unwrap();
+    let forbidden = flows(client, Place::pod(2, 1), 6000).into_iter().map(Pair::forbidden);
+    let allowed = [flows(client, Place::pod(1, 1), 5000), flows(client, Place::pod(2, 0), 5000)].concat();
+    let pairs: Vec<Pair> = allowed.into_iter().chain(forbidden).collect();
+    let traffic = Traffic::start(&lab, &pairs, Duration::from_micros(500)).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let report = traffic.stop();
+    assert_eq!((report.lost, report.forbidden_received), (0, 0), "{report:?}");
+    assert!(report.pairs[..16].iter().all(|pair| pair.sent > 300), "{report:?}");
+    assert!(report.forbidden_sent > 500);
+}
+
+#[test]
+fn traffic_sees_losses_and_leaks() {
+    let lab = lab(2, 1);
+    let (client, server) = (Place::pod(1, 0), Place::pod(2, 0));
+    let leaks = flows(client, server, 7000).into_iter().map(Pair::forbidden);
+    let pairs: Vec<Pair> = flows(client, server, 5000).into_iter().chain(leaks).collect();
+    let traffic = Traffic::start(&lab, &pairs, Duration::from_millis(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(traffic.progress().iter().all(|pair| pair.received > 50), "{:?}", traffic.progress());
+    lab.nft(Place::Node(1), &drop_in_forward("drop;")).unwrap();
+    // What arrived before is read when the receiver gets a processor.
+    let cut = Instant::now() + Duration::from_millis(100);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(traffic.progress().iter().all(|pair| pair.last_received.unwrap() < cut));
+    lab.nft(Place::Node(1), "flush ruleset").unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    let report = traffic.stop();
+    for (pair, progress) in pairs.iter().zip(&report.pairs) {
+        assert!(progress.last_received.unwrap() > cut, "{pair:?}");
+        assert!(progress.longest_gap > Duration::from_millis(250), "{pair:?}: {progress:?}");
+        assert_eq!(progress.received == progress.sent, pair.flow == Flow::Stream, "{pair:?}: {progress:?}");
+    }
+    assert!(report.lost > 500 && report.forbidden_received > 500, "{report:?}");
+}
+
+#[test]
+fn traffic_stays_countable_at_a_high_rate() {
+    let lab = lab(2, 2);
+    let pairs = [
+        Pair::new(Place::pod(1, 0), Place::pod(2, 0), Place::pod(2, 0).v4(), 5000, Flow::Fresh),
+        Pair::new(Place::pod(1, 1), Place::pod(2, 1), Place::pod(2, 1).v6(), 5000, Flow::Fresh),
+        Pair::new(Place::pod(1, 0), Place::pod(1, 1), Place::pod(1, 1).v4(), 5000, Flow::Steady),
+    ];
+    let traffic = Traffic::start(&lab, &pairs, Duration::from_micros(100)).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let report = traffic.stop();
+    assert_eq!(report.lost, 0, "{report:?}");
+    assert!(report.pairs.iter().all(|pair| pair.sent > 3 * 500), "{report:?}");
+}
+
+#[test]
+fn traffic_runs_through_a_service() {
+    let lab = Lab::new(LabConfig { pods: 2, bridge_nf_call: true, ..LabConfig::default() }).unwrap();
+    let (client, server) = (Place::pod(1, 0), Place::pod(1, 1));
+    let tcp = service(&[server], None);
+    lab.set_services(&[tcp.clone(), Service { protocol: "udp", ..tcp.clone() }]).unwrap();
+    let pair = |flow| Pair { server_port: 8080, ..Pair::new(client, server, tcp.addresses[0], 80, flow) };
+    let traffic = Traffic::start(&lab, &FLOWS.map(pair), Duration::from_millis(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let report = traffic.stop();
+    assert!(report.lost == 0 && report.pairs.iter().all(|pair| pair.received > 50), "{report:?}");
 }
