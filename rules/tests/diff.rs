@@ -479,7 +479,7 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
             Expr::Counter("n".into()),
         ])],
         vec![back(), verdict(Verdict::Accept)],
-        vec![back(), rule([mark]), drop()],
+        vec![back(), rule([mark])],
         vec![back(), verdict(jump("allow"))],
         vec![back(), rule([Expr::Foreign("unknown".into())])],
         vec![back(), verdict(Verdict::Goto("allow".into()))],
