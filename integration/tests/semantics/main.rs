@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod isolation;
+mod peers;
+mod ports;
 
 use flatfell_integration::Place;
 use flatfell_integration::scene::{namespace, pod};
