@@ -190,7 +190,8 @@ impl FlatfellNode {
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed("the log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--node", &self.name, "--manifests"]).arg(self.root()).args(&self.flags);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let errors = log.try_clone().map_err(failed("the log"))?;
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A child is born in the namespace of the thread that starts it.
         let child = self.space.run(|| command.spawn())?.map_err(failed("starting flatfell"))?;
         self.process = Some(child);

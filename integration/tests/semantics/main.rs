@@ -1,7 +1,9 @@
 //! Each row of the NetworkPolicy semantics (docs/testing.md lists them) with real packets. A test's comment quotes its row's words.
 #![allow(clippy::unwrap_used)]
 
+mod blocks;
 mod isolation;
+mod nodes;
 mod peers;
 mod ports;
 
