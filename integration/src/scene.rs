@@ -61,17 +61,33 @@ fn split(name: &str) -> (&str, &str) {
 #[derive(Clone, Debug)]
 pub struct Expected {
     probe: Probe,
-    passes: bool,
+    want: Want,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Answered,
+    Arrived,
+    Nowhere,
+}
+
+fn want(probes: impl IntoIterator<Item = Probe>, want: Want) -> Vec<Expected> {
+    probes.into_iter().map(|probe| Expected { probe, want }).collect()
 }
 
 /// These probes arrive and are answered.
 pub fn yes(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
-    probes.into_iter().map(|probe| Expected { probe, passes: true }).collect()
+    want(probes, Want::Answered)
+}
+
+/// These probes arrive, whatever becomes of the answer.
+pub fn arrives(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
+    want(probes, Want::Arrived)
 }
 
 /// These probes arrive nowhere.
 pub fn no(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
-    probes.into_iter().map(|probe| Expected { probe, passes: false }).collect()
+    want(probes, Want::Nowhere)
 }
 
 /// A TCP probe in each family.
@@ -165,10 +181,13 @@ impl Scene {
 }
 
 fn complaint(expected: &Expected, outcome: &Outcome) -> Option<String> {
-    let passes = if expected.passes { outcome.answered } else { outcome.delivered };
+    let (held, said) = match expected.want {
+        Want::Answered => (outcome.answered, "shall be answered"),
+        Want::Arrived => (outcome.delivered, "shall arrive"),
+        Want::Nowhere => (!outcome.delivered, "shall not arrive"),
+    };
     let Probe { from, to, protocol, port, .. } = &expected.probe;
-    let said = if expected.passes { "shall pass" } else { "shall not pass" };
-    (passes != expected.passes).then(|| format!("  {from} to {to} {protocol:?} {port} {said}: {outcome:?}"))
+    (!held).then(|| format!("  {from} to {to} {protocol:?} {port} {said}: {outcome:?}"))
 }
 
 /// A running connection.
