@@ -139,7 +139,8 @@ impl Scene {
 
     /// Replaces all policies and waits until they are enforced.
     pub fn policies(&mut self, policies: &[String]) {
-        self.node.apply("policies.yaml", &policies.concat()).expect("policies");
+        // A file of no bytes would be taken for a half-written one.
+        self.node.apply("policies.yaml", &format!("# policies\n{}", policies.concat())).expect("policies");
     }
 
     /// Replaces namespaces and pods and waits until they are enforced.

@@ -91,11 +91,11 @@ fn a_refused_policy_isolates_what_it_selects() {
 fn a_broken_file_keeps_its_last_good_state() {
     let mut scene = Scene::new(5, &cluster());
     scene.policies(&[policy("a/p", "podSelector: {matchLabels: {app: db}}")]);
-    scene.node.write("policies.yaml", "{apiVersion: networking.k8s.io/v1, kind: [").unwrap();
+    scene.node.write("policies.yaml", "{apiVersion: networking.k8s.io/v1, kind: ]\n").unwrap();
     scene.node.apply("more.yaml", &policy("b/p", "podSelector: {}")).unwrap();
     scene.expect("both hold", &[no(tcp(WEB, DB, 80)), no(tcp(WEB, B_WEB, 80)), yes(tcp(FAR, WEB, 80))]);
     let errors = scene.node.status().unwrap().source.errors;
-    assert!(errors.iter().any(|error| error.contains("policies.yaml:1")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.contains("policies.yaml:1: not YAML")), "{errors:?}");
     scene.node.remove("policies.yaml").unwrap();
     scene.node.settle().unwrap();
     scene.expect("removed", &[yes(tcp(WEB, DB, 80)), no(tcp(WEB, B_WEB, 80))]);

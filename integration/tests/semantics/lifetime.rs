@@ -58,6 +58,7 @@ fn pod_lifetime() {
     scene.expect("another pod owns the address", &[yes(tcp(OTHER, WEB, 80)), no(tcp(WEB, DB, 80))]);
     // Its interface goes, and a pod that the API never showed gets the same slot.
     scene.cluster(&[rest.clone(), in_phase("Running")].concat());
+    scene.expect("a probe of the kubelet shows which interface", &[yes(tcp(Place::Node(1), WEB, 80))]);
     scene.cluster(&rest);
     scene.expect("gone, its interface still here", &[no(tcp(OTHER, WEB, 80))]);
     scene.lab.remove_pod(WEB).unwrap();
@@ -165,6 +166,7 @@ fn a_namespace_that_is_going() {
         let probes = tcp(WEB, DB, 80);
         scene.expect("deleted from one that is going", &[if kept { no(probes) } else { yes(probes) }]);
         if kept {
+            scene.expect("a probe of the kubelet shows which interface", &[yes(tcp(Place::Node(1), DB, 80))]);
             scene.cluster(&going);
             scene.lab.remove_pod(DB).unwrap();
             scene.node.wait_for("rid of the last pod", |report| report.synced && report.pods.len() == 1).unwrap();
