@@ -14,6 +14,8 @@ use crate::packet::Protocol;
 use crate::place::Place;
 use crate::probe::{Outcome, Probe};
 
+/// How long a batch of probes waits for what is missing: longer than a busy machine delays what is on its way.
+const GRACE: Duration = Duration::from_millis(120);
 /// How long a word on a running connection may take.
 const WORD: Duration = Duration::from_millis(150);
 
@@ -131,8 +133,12 @@ impl Scene {
 
     /// The same with flags for the daemon.
     pub fn with(pods: u8, cluster: &str, flags: &[&str]) -> Self {
-        let grace = Duration::from_millis(120);
-        let lab = Lab::new(LabConfig { pods, grace, ..LabConfig::default() }).expect("a lab");
+        Self::on(LabConfig { pods, ..LabConfig::default() }, cluster, flags)
+    }
+
+    /// The same on a lab of this kind.
+    pub fn on(config: LabConfig, cluster: &str, flags: &[&str]) -> Self {
+        let lab = Lab::new(LabConfig { grace: GRACE, ..config }).expect("a lab");
         let node = FlatfellNode::start_with(&lab, 1, &[("cluster.yaml", cluster)], flags).expect("a daemon");
         Self { node, lab }
     }

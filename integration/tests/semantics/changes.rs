@@ -82,8 +82,44 @@ fn changes_cut_running_connections() {
     scene.expect_along("new ones", &[no(tcp(B_WEB, DB, 80)), yes(tcp(FAR, OTHER, 80))]);
     scene.policies(&[policy("a/p", by_namespace), policy("a/q", "podSelector: {matchLabels: {app: other}}")]);
     assert!(far.iter_mut().all(|talk| !talk.server_is_heard()), "a server that speaks first");
+    let mut far = talks(&scene, FAR, WEB, 7003);
+    scene.cluster(&usual.replacen("labels: {app: web}", "labels: {app: db}", 1));
+    all(&mut far, false, "the pod itself got a label that isolates it");
     scene.policies(&[]);
     scene.expect_along("allowed again", &[yes(tcp(WEB, DB, 80)), yes(tcp(B_WEB, DB, 80)), yes(tcp(FAR, OTHER, 80))]);
+}
+
+/// The same, for a server that pushes to a client which stays silent: no packet of the client tells that policy changed.
+#[test]
+fn a_pushed_flow_is_cut() {
+    let mut scene = Scene::new(5, &cluster());
+    scene.policies(&[]);
+    for client in [OTHER, FAR] {
+        let mut flows = DB.addresses().map(|to| pushed_flow(&scene, client, to));
+        let heard = |(server, client): &mut (UdpSocket, UdpSocket)| {
+            server.send(b"news").is_ok() && client.recv(&mut [0; 8]).is_ok()
+        };
+        assert!(flows.iter_mut().all(heard), "before");
+        scene.policies(&[policy("a/p", DB_FROM_WEB)]);
+        assert!(!flows.iter_mut().any(heard), "cut");
+        scene.policies(&[]);
+    }
+}
+
+/// A server that a client has spoken to once, and the client.
+fn pushed_flow(scene: &Scene, from: Place, to: IpAddr) -> (UdpSocket, UdpSocket) {
+    let socket = |place: Place| {
+        let bind = || UdpSocket::bind((place.address_like(to), 5000));
+        let socket = scene.lab.netns(place).unwrap().run(bind).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+        socket
+    };
+    let (server, client) = (socket(DB), socket(from));
+    client.connect((to, 5000)).unwrap();
+    client.send(b"hello").unwrap();
+    let (_, peer) = server.recv_from(&mut [0; 8]).unwrap();
+    server.connect(peer).unwrap();
+    (server, client)
 }
 
 /// The same, for connections that ran before the daemon started.

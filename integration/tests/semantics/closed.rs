@@ -96,6 +96,8 @@ fn a_broken_file_keeps_its_last_good_state() {
     scene.expect("both hold", &[no(tcp(WEB, DB, 80)), no(tcp(WEB, B_WEB, 80)), yes(tcp(FAR, WEB, 80))]);
     let errors = scene.node.status().unwrap().source.errors;
     assert!(errors.iter().any(|error| error.contains("policies.yaml:1: not YAML")), "{errors:?}");
+    scene.node.apply("more.yaml", "").unwrap();
+    scene.expect("no bytes: half written", &[no(tcp(WEB, DB, 80)), no(tcp(WEB, B_WEB, 80))]);
     scene.node.remove("policies.yaml").unwrap();
     scene.node.settle().unwrap();
     scene.expect("removed", &[yes(tcp(WEB, DB, 80)), no(tcp(WEB, B_WEB, 80))]);
