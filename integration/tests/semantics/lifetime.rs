@@ -120,11 +120,12 @@ fn one_address_two_pods() {
 
 fn address_change(scene: &mut Scene, rest: &str) {
     let more: [IpAddr; 2] = ["10.244.1.99".parse().unwrap(), "fd00:10:244:1::99".parse().unwrap()];
+    // The kernel joins an address's solicited-node group some time after it has the address.
+    more.iter().for_each(|&address| scene.lab.add_address(WEB, address).unwrap());
     scene.cluster(&[rest, &pod("a/web", WEB, "app: web")].concat());
     scene.expect("the old address", &[yes(tcp(WEB, DB, 80))]);
     scene.cluster(&[rest, &pod_in_phase("a/web", WEB, "app: web", "", &more, "Running")].concat());
     scene.expect("no longer a peer by the old one", &[no(tcp(WEB, DB, 80))]);
-    more.iter().for_each(|&address| scene.lab.add_address(WEB, address).unwrap());
     let probes =
         more.map(|source| flatfell_integration::Probe::tcp(WEB, DB.address_like(source), 80).from_address(source));
     scene.expect("but by the new one", &[yes(probes)]);
