@@ -109,7 +109,7 @@ fn policies(scene: &Scene<'_>, screen: &mut Screen) -> anyhow::Result<()> {
     node1.wait_for_policy("frontend")?;
     node2.wait_for_policy("database")?;
     println!();
-    screen.say(&format!("In force on both nodes {} after the last file was written.", millis(written.elapsed())));
+    screen.say(&format!("In force and counting on both nodes {} after the last file.", millis(written.elapsed())));
     Ok(())
 }
 
