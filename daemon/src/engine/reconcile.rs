@@ -4,7 +4,7 @@
 //! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -251,12 +251,16 @@ fn generation_of(table: &Table) -> Option<Generation> {
     Generation::from_mark(*mark)
 }
 
+/// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
+/// the cluster has IPv4 only.
+pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
+    (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
+}
+
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
-/// the families their pods have.
+/// the families in use there.
 fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
-    let addresses = wanted.addresses();
-    let v4 = addresses.iter().any(IpAddr::is_ipv4);
-    let v6 = addresses.iter().any(IpAddr::is_ipv6);
+    let (v4, v6) = families(&wanted.addresses());
     for bridge in bridges {
         let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
         if missing != (false, false) {

@@ -16,7 +16,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::lookout::{Known, LookoutThread};
-use super::reconcile::Reconciler;
+use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
 use crate::bypass::IPVS_INTERFACE;
 use crate::kernel::DumpError;
@@ -175,11 +175,12 @@ impl Worker {
     /// Asks for a look at ways round us.
     fn look(&self) {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
+        let (v4, v6) = families(&addresses);
         self.lookout.look(Known {
             pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
             ipvs: self.links.exists(IPVS_INTERFACE),
-            v4: addresses.iter().any(IpAddr::is_ipv4),
-            v6: addresses.iter().any(IpAddr::is_ipv6),
+            v4,
+            v6,
         });
     }
 
