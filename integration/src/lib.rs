@@ -12,11 +12,13 @@
 //! # Ok::<(), flatfell_integration::LabError>(())
 //! ```
 
+pub mod inprocess;
 pub mod lab;
 pub mod netns;
 pub mod packet;
 pub mod place;
 pub mod probe;
+pub mod raw;
 pub mod service;
 mod sight;
 mod station;
