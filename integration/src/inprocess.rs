@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use flatfell::engine::{Engine, EngineConfig, EngineStatus};
+use flatfell::engine::{Engine, EngineConfig, EngineError, EngineStatus};
 use flatfell_rules::compile::{CounterMeaning, Guard};
-use flatfell_rules::effective::evaluate;
+use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::parse;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub struct InProcess {
 impl InProcess {
     /// An engine in the namespace of a node, which knows the namespace `default` and these objects.
     pub fn start(lab: &Lab, node: u8, config: EngineConfig, objects: &[Value]) -> Result<Self> {
-        let engine = lab.netns(Place::Node(node))?.run(|| Engine::start(config))??;
+        let engine = engine(lab, node, &config)?;
         let mut receiver = engine.interface_gone();
         let gone = Box::new(move || receiver.try_recv().ok());
         let mut started = Self { engine, index: Index::new(format!("node{node}")), gone };
@@ -70,13 +70,19 @@ impl InProcess {
         self.index.apply(change);
     }
 
-    /// Hands on what is known and waits until the kernel has it.
-    pub fn sync(&mut self) -> Result<()> {
+    /// Hands on what is known.
+    pub fn submit(&mut self) -> Arc<Effective> {
         while let Some(address) = (self.gone)() {
             self.index.apply(Change::InterfaceGone(address));
         }
         let wanted = Arc::new(evaluate(&self.index));
         self.engine.submit(Arc::clone(&wanted));
+        wanted
+    }
+
+    /// Hands on what is known and waits until the kernel has it.
+    pub fn sync(&mut self) -> Result<()> {
+        let wanted = self.submit();
         self.until("enforced", |status| {
             status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, &wanted))
         })
@@ -115,6 +121,18 @@ impl InProcess {
         let mut names = snapshot.meanings.iter().filter(|(_, meaning)| **meaning == CounterMeaning::Guard(guard));
         let Some((name, _)) = names.next() else { return Ok(0) };
         Ok(snapshot.values.get(name).with_context(|| format!("no value of {name}"))?.packets)
+    }
+}
+
+/// Starts it. A process that another test is just starting may still share the lock of an engine that has ended.
+fn engine(lab: &Lab, node: u8, config: &EngineConfig) -> Result<Engine> {
+    let mut tries = 40;
+    loop {
+        tries -= 1;
+        match lab.netns(Place::Node(node))?.run(|| Engine::start(config.clone()))? {
+            Err(EngineError::Lock(_)) if tries > 0 => thread::sleep(Duration::from_millis(5)),
+            started => return Ok(started?),
+        }
     }
 }
 
