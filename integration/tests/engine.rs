@@ -190,9 +190,11 @@ fn edits_of_others_are_put_right() {
     drop(daemon);
 }
 
-/// The blocks of a listing of generation 2, as they would be in this one.
+/// The blocks of a listing of generation 2, as they would be in this one; nft shows its bits in the mask as well.
 fn in_generation(listing: &str, generation: u8) -> BTreeSet<String> {
-    blocks(&listing.replace("0x02000000", &format!("0x{generation:02x}000000")))
+    let mark = |rest: &str| (format!("0x02{rest}"), format!("0x{generation:02x}{rest}"));
+    let swap = |text: String, (old, new): (String, String)| text.replace(&old, &new);
+    blocks(&[mark("000000"), mark("ffffff")].into_iter().fold(listing.to_owned(), swap))
 }
 
 /// One daemon a network namespace, and one in each.
