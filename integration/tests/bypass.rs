@@ -105,19 +105,14 @@ fn a_filter_that_is_switched_off_is_switched_on_again() {
     daemon.until("ready", |status| status.not_ready.is_empty()).unwrap();
 }
 
-/// What is said about something that appears, within a second of a look, and when it is gone again.
-fn appears(lab: &Lab, words: &str, blocks: bool, make: impl Fn(&Lab)) {
-    let daemon = start(lab, &[pod(A), pod(B)]);
-    let said = |list: &[String]| list.iter().any(|line| line.contains(words));
+/// These rules of somebody else are warned of, in these words; policy holds beside them.
+fn warned_of(rules: &str, words: &str) {
+    let lab = lab();
+    lab.nft(NODE, rules).unwrap();
+    let daemon = start(&lab, &[pod(A), pod(B)]);
+    daemon.until(words, |status| status.warnings.iter().any(|line| line.contains(words))).unwrap();
     daemon.until("ready", |status| status.not_ready.is_empty()).unwrap();
-    make(lab);
-    drop(daemon);
-    // The rules of others are read at the start, and then every ten seconds.
-    let daemon = start(lab, &[pod(A), pod(B)]);
-    daemon.until(words, |status| if blocks { said(&status.not_ready) } else { said(&status.warnings) }).unwrap();
-    let status = daemon.engine.status();
-    assert_eq!(status.not_ready.iter().any(|line| line.contains(words)), blocks, "{status:?}");
-    assert_eq!(passes(lab), [false; 2], "policy holds beside it");
+    assert_eq!(passes(&lab), [false; 2]);
 }
 
 /// kube-proxy in IPVS mode: Service traffic does not pass forward. The node is not ready while its interface is there.
@@ -149,21 +144,19 @@ fn leftovers_of_other_engines_are_warned_of() {
         ("table inet kube-network-policies is of kube-network-policies", "table inet kube-network-policies { }"),
         ("of ct mark", "table inet y { chain c { type filter hook output priority 0; ct mark set 0x01000000; }; }"),
     ] {
-        let lab = lab();
-        appears(&lab, words, false, |lab| lab.nft(NODE, rules).unwrap());
+        warned_of(rules, words);
     }
 }
 
 /// A foreign flowtable: flows it takes up skip forward. Warned of.
 #[test]
 fn a_foreign_flowtable_is_warned_of() {
-    let lab = lab();
     let flowtable = "table inet fast { flowtable ft { hook ingress priority 0; devices = { cni0 }; }; }";
-    if let Err(error) = lab.nft(NODE, flowtable) {
+    if let Err(error) = lab().nft(NODE, flowtable) {
         println!("skipped: this kernel has no flowtables ({error})");
         return;
     }
-    appears(&lab, "flowtable ft of table inet fast", false, |_| ());
+    warned_of(flowtable, "flowtable ft of table inet fast");
 }
 
 /// One daemon a network namespace; the lock goes with its holder.

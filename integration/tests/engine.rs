@@ -249,6 +249,9 @@ fn running_connections_are_cut_unless_kept() {
         assert_eq!(heard(), [true; 2]);
         daemon.enforce(&[deny_all("p1")]).unwrap();
         assert_eq!(heard(), [lives; 2], "cut: {cut}");
+        drop(daemon);
+        let mut daemon = start(&lab, EngineConfig { cut_established: cut, ..defaults() }, &[deny_all("p1")]);
+        assert_eq!(heard(), [lives; 2], "after a restart, cut: {cut}");
         assert_eq!(passes(&lab, A, B), [false; 2]);
         daemon.change(Change::DeletePolicy(ObjectName::new("default", "deny-p1")));
         daemon.sync().unwrap();
