@@ -126,9 +126,9 @@ pub struct Facts<'a> {
     pub pod_bridges: &'a [PodBridge],
     /// Whether there is an [`IPVS_INTERFACE`].
     pub ipvs: bool,
-    /// Whether pods have IPv4 addresses.
+    /// Whether pods speak IPv4.
     pub v4: bool,
-    /// Whether pods have IPv6 addresses.
+    /// Whether pods speak IPv6.
     pub v6: bool,
     /// The bits of ct mark that are ours.
     pub mark_mask: u32,

@@ -12,12 +12,14 @@
 //! # Ok::<(), flatfell_integration::LabError>(())
 //! ```
 
+pub mod inprocess;
 pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod packet;
 pub mod place;
 pub mod probe;
+pub mod raw;
 pub mod scene;
 pub mod service;
 mod sight;

@@ -4,7 +4,8 @@
 //! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,7 @@ impl Reconciler {
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
         let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
-        self.bridge_fault = switch_filter_on(&bridges, links).err();
+        self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
         match self.turn(wanted, &bridges, links) {
             Ok(()) => {
                 self.refusals = 0;
@@ -254,9 +255,16 @@ fn generation_of(table: &Table) -> Option<Generation> {
     Generation::from_mark(*mark)
 }
 
+/// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
+/// the cluster has IPv4 only.
+pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
+    (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
+}
+
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
-/// both families: where pods have no IPv6 addresses, link-local IPv6 is still a way round their policy.
-fn switch_filter_on(bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
+/// the families in use there.
+fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
+    let (v4, v6) = families(&wanted.addresses());
     for bridge in bridges {
         let missing = (!bridge.nf_call_iptables, !bridge.nf_call_ip6tables);
         if missing != (false, false) {

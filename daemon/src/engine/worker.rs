@@ -16,7 +16,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::lookout::{Known, LookoutThread};
-use super::reconcile::Reconciler;
+use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
 use crate::bypass::IPVS_INTERFACE;
 use crate::kernel::DumpError;
@@ -25,6 +25,9 @@ use crate::lock::Lock;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How soon to ask again while a look of older knowledge is waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the thread is given.
 pub(super) struct Parts {
@@ -82,11 +85,11 @@ impl Worker {
         let Parts { config, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
-            wake,
             status,
             gone,
             links: Links::open()?,
-            lookout: LookoutThread::start()?,
+            lookout: LookoutThread::start(Arc::clone(&wake))?,
+            wake,
             reconciler: Reconciler::open(config)?,
             wanted: None,
             due: None,
@@ -109,8 +112,7 @@ impl Worker {
                 self.reconcile();
             }
             if self.look_due <= now {
-                self.look();
-                self.look_due = now + LOOK_EVERY;
+                self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
             }
             self.publish();
         }
@@ -154,6 +156,9 @@ impl Worker {
         match self.links.process() {
             Ok(change) => {
                 self.link_fault = None;
+                if change.links {
+                    self.look_due = Instant::now();
+                }
                 if (change.links || change.addresses) && self.wanted.is_some() {
                     self.due = Some(self.due.unwrap_or_else(Instant::now));
                 }
@@ -172,14 +177,16 @@ impl Worker {
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
     }
 
-    /// Asks for a look at ways round us.
-    fn look(&self) {
+    /// Asks for a look at ways round us; whether it was taken.
+    fn look(&self) -> bool {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
+        let (v4, v6) = families(&addresses);
         self.lookout.look(Known {
             pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
             ipvs: self.links.exists(IPVS_INTERFACE),
-            pods: !addresses.is_empty(),
-        });
+            v4,
+            v6,
+        })
     }
 
     /// Everything reads what stands here.
