@@ -96,7 +96,8 @@ impl<E: Enforce> Controller<E> {
     pub fn refresh(&mut self, scope: &Scope) {
         let refresh = self.directory.refresh(scope);
         // What was waited for may be readable now without a difference that policy can see.
-        if self.take_in(refresh) || self.holding {
+        let was_holding = self.holding;
+        if self.take_in(refresh) || was_holding {
             self.submit();
         }
     }

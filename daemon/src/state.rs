@@ -116,7 +116,7 @@ impl State {
         if !source.read {
             reasons.push("the manifests are not read yet".to_owned());
         }
-        reasons.extend(source.unknown.iter().cloned());
+        reasons.extend(source.unknown.iter().map(|what| format!("{what}: correct it")));
         if source.held {
             let seconds = HOLD.as_secs();
             reasons.push(format!(
@@ -126,7 +126,7 @@ impl State {
         let status = self.engine.status();
         reasons.extend(status.not_ready.iter().cloned());
         if source.read && !status.synced {
-            reasons.push("the kernel does not have the newest policy yet".to_owned());
+            reasons.push("the kernel does not have the newest policy yet: it is on its way".to_owned());
         }
         reasons
     }

@@ -110,7 +110,9 @@ impl Reconciler {
         if status.enforced.is_some() {
             status.not_ready.clear();
         }
-        status.not_ready.extend(status.transactions.last_error.clone());
+        status.not_ready.extend(status.transactions.last_error.as_ref().map(|error| {
+            format!("the newest policy is not in the kernel, the rules before it stay, it is tried again: {error}")
+        }));
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
         status

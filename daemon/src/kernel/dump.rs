@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use flatfell_rules::encode::RawElement;
 use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
+use flatfell_rules::encode::{RawElement, family, family_of};
 use flatfell_rules::ruleset::{
     Chain, Counter, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId,
 };
@@ -33,13 +33,6 @@ const ATTR_SET: u16 = 2;
 /// NFTA_OBJ_TYPE.
 const ATTR_OBJECT_TYPE: u16 = 3;
 const OBJECT_COUNTER: u32 = 1;
-
-fn family(family: Family) -> u8 {
-    match family {
-        Family::Inet => 1,
-        Family::Bridge => 7,
-    }
-}
 
 /// A dump without what it held, so that it can be asked for again.
 struct Question<'a> {
@@ -103,8 +96,7 @@ impl<'a> Question<'a> {
 /// The table and the name in a message that libnftnl cannot read; the name has another attribute for each kind.
 fn unreadable(message: Message<'_>, name: u16) -> Result<(TableId, String), Malformed> {
     let [number] = field(message.payload, 0)?;
-    let family = [Family::Inet, Family::Bridge].into_iter().find(|known| family(*known) == number);
-    let family = family.ok_or(Malformed("an object of a family that was not asked for"))?;
+    let family = family_of(number.into()).ok_or(Malformed("an object of a family that was not asked for"))?;
     let attrs = message.attrs(NETFILTER_HEADER)?;
     let string = |kind| {
         let attr = attrs.find_kind(kind)?.ok_or(Malformed("an object without its table or name"))?;

@@ -20,7 +20,7 @@ pub use wire::{
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// A system call on the socket failed; which one, and why.
-    #[error("netlink {step}: {errno}")]
+    #[error("netlink {step}: {errno}{}", advice(*errno))]
     Call {
         /// The call.
         step: &'static str,
@@ -28,7 +28,7 @@ pub enum NetlinkError {
         errno: Errno,
     },
     /// The kernel refused the request.
-    #[error("netlink request refused: {errno}{}", words(message.as_deref()))]
+    #[error("netlink request refused: {errno}{}{}", words(message.as_deref()), advice(*errno))]
     Refused {
         /// Its error.
         errno: Errno,
@@ -56,6 +56,15 @@ impl NetlinkError {
     /// Whether answers may still be on their way: another request on the same socket could take them for its own.
     pub fn leaves_answers(&self) -> bool {
         !matches!(self, Self::Refused { .. } | Self::Interrupted)
+    }
+}
+
+/// What to do about an error, where the errno says it.
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM | Errno::EACCES => " (CAP_NET_ADMIN is needed: run it as root)",
+        Errno::EPROTONOSUPPORT => " (this kernel lacks nfnetlink: load it with modprobe nf_tables)",
+        _ => "",
     }
 }
 
