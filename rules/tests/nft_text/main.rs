@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use flatfell_rules::diff;
 use flatfell_rules::ruleset::{
     BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Op, OpKind, Rule,
-    Ruleset, Set, SetKind, Table, TableId, Value, Verdict, text,
+    Ruleset, SetKind, Table, TableId, Value, Verdict, text,
 };
 use flatfell_rules::sim::kernel::FakeKernel;
 use flatfell_rules::sim::random;
