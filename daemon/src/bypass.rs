@@ -20,7 +20,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::{
     links::PodBridge,
-    netlink::{Malformed, Netlink, NetlinkError},
+    netlink::{Malformed, NetlinkError, Socket},
 };
 
 /// What the names of Flatfell's own tables begin with.
@@ -140,7 +140,7 @@ pub struct Facts<'a> {
 /// its own, not in the one that commits.
 #[derive(Debug)]
 pub struct Lookout {
-    socket: Netlink,
+    socket: Socket,
     seen: Option<Seen>,
 }
 
@@ -156,7 +156,7 @@ struct Seen {
 impl Lookout {
     /// A lookout over the calling thread's network namespace.
     pub fn open() -> Result<Self, BypassError> {
-        Ok(Self { socket: Netlink::open(SockProtocol::NetlinkNetFilter, 0)?, seen: None })
+        Ok(Self { socket: Socket::open(SockProtocol::NetlinkNetFilter, 0)?, seen: None })
     }
 
     /// Everything that is found now. After an error the lookout is to be opened anew.

@@ -24,9 +24,10 @@ use flatfell_rules::ruleset::{CounterValue, Ruleset};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::kernel::{CommitError, DumpError, Kernel};
+use crate::kernel::{CommitError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
+use crate::netlink::NetlinkError;
 
 pub use status::{EngineStatus, TransactionStats};
 
@@ -50,17 +51,17 @@ pub enum EngineError {
     /// Another daemon enforces in this network namespace, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// What the kernel has cannot be read.
+    /// What the kernel has cannot be read, or no socket to it can be opened.
     #[error("nftables: {0}")]
-    Dump(#[from] DumpError),
+    Netlink(#[from] NetlinkError),
     /// A transaction that was refused.
     #[error("nftables transaction: {0}")]
     Commit(#[from] CommitError),
     /// A socket to the kernel's interfaces.
     #[error("interfaces: {0}")]
     Links(#[from] LinkError),
-    /// A netlink socket, the thread or its wake-up could not be made.
-    #[error("cannot open the kernel's netlink: {0}")]
+    /// The thread or its wake-up could not be made.
+    #[error("cannot start the engine's thread: {0}")]
     Open(#[from] std::io::Error),
     /// The thread does not answer.
     #[error("the engine's thread did not answer within {} s", ANSWER_WITHIN.as_secs())]
@@ -79,7 +80,7 @@ pub struct CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>),
-    Counters(Sender<Result<CounterSnapshot, DumpError>>),
+    Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
 }
 
@@ -183,6 +184,12 @@ pub fn cleanup() -> Result<Vec<String>, EngineError> {
         kernel.commit(step)?;
     }
     Ok(have.tables.keys().map(ToString::to_string).collect())
+}
+
+/// Whether this network namespace has tables of the daemon's, of whatever run.
+pub fn tables_exist() -> Result<bool, EngineError> {
+    let tables = Kernel::open()?.tables()?;
+    Ok(table_ids().iter().any(|id| tables.contains(id)))
 }
 
 /// Every table this layout may have.

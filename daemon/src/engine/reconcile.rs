@@ -16,8 +16,9 @@ use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table,
 
 use super::sweep::{Node, Stale, Sweeper};
 use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
-use crate::kernel::{CommitError, DumpError, Kernel};
+use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
+use crate::netlink::NetlinkError;
 
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
@@ -54,7 +55,7 @@ enum TurnError {
     #[error("{0}")]
     Commit(#[from] CommitError),
     #[error("the tables cannot be read back: {0}")]
-    Read(#[from] DumpError),
+    Read(#[from] NetlinkError),
 }
 
 impl Reconciler {
@@ -109,14 +110,16 @@ impl Reconciler {
         if status.enforced.is_some() {
             status.not_ready.clear();
         }
-        status.not_ready.extend(status.transactions.last_error.clone());
+        status.not_ready.extend(status.transactions.last_error.as_ref().map(|error| {
+            format!("the newest policy is not in the kernel, the rules before it stay, it is tried again: {error}")
+        }));
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
         status
     }
 
     /// Every counter of the tables in force.
-    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
+    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
         let mut values = self.kernel.counters(&self.slot.inet())?;
         values.extend(self.kernel.counters(&self.slot.bridge())?);
         self.values.clone_from(&values);

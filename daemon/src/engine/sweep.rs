@@ -11,8 +11,8 @@ use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 
-use crate::kernel::DumpError;
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
+use crate::netlink::NetlinkError;
 
 /// Which flows are looked at.
 pub(super) enum Stale {
@@ -26,7 +26,7 @@ pub(super) enum Stale {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SweepError {
     #[error("conntrack cannot be read: {0}")]
-    Dump(#[from] DumpError),
+    Dump(#[from] NetlinkError),
     #[error("conntrack cannot be marked: {0}")]
     Mark(#[from] MarkError),
 }
@@ -47,7 +47,7 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn open() -> std::io::Result<Self> {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
         Ok(Self { conntrack: Conntrack::open()? })
     }
 

@@ -19,9 +19,9 @@ use super::lookout::{Known, LookoutThread};
 use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
 use crate::bypass::IPVS_INTERFACE;
-use crate::kernel::DumpError;
 use crate::links::Links;
 use crate::lock::Lock;
+use crate::netlink::NetlinkError;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,8 +39,8 @@ pub(super) struct Parts {
     pub(super) gone: UnboundedSender<IpAddr>,
 }
 
-/// Starts the thread, in the caller's network namespace. It opens its sockets itself (mnl's is not Send), and this waits
-/// until they are open.
+/// Starts the thread, in the caller's network namespace. It opens its sockets itself, and this waits until they are
+/// open.
 pub(super) fn spawn(parts: Parts) -> Result<JoinHandle<()>, EngineError> {
     let (opened, outcome) = sync_channel(1);
     let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(move || match Worker::open(parts) {
@@ -147,7 +147,7 @@ impl Worker {
         }
     }
 
-    fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
+    fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
         self.reconciler.counters()
     }
 
