@@ -6,7 +6,7 @@
 //! that should not have arrived counts at once.
 //!
 //! Left to the tracer (`rules/tests/agree.rs`), because the lab cannot send or see them: neighbour solicitations, MLD
-//! reports, and answers within a pod's connection to itself. Packets before address translation are sent as they are
+//! reports, answers within a pod's connection to itself, and answers from a tunnel's IPv6 address (an anycast one). Packets before address translation are sent as they are
 //! after it; Services have tests of their own.
 #![allow(clippy::unwrap_used)]
 
@@ -140,9 +140,10 @@ impl Kernel {
         // The sender's own kernel would deliver, refuse or readdress these.
         let framed = link_local(probe.destination) || group(probe.destination) || probe.source == probe.destination;
         match (framed, probe.half) {
-            (false, _) => Some(sent),
             (true, Half::Opening) => Some(sent.in_frame(&[])),
             (true, Half::Reply) => None,
+            (false, Half::Reply) if anycast(probe.destination) => None,
+            (false, _) => Some(sent),
         }
     }
 
@@ -194,6 +195,11 @@ fn arrived(cluster: &Cluster, probe: &Probe, sent: &Option<Sent>, outcome: &Outc
 
 fn link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(six) if six.is_unicast_link_local())
+}
+
+/// The subnet-router address of a range (RFC 4291, section 2.6.1): TCP and echo do not answer from it.
+fn anycast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.octets()[8..] == [0; 8])
 }
 
 /// Multicast and broadcast addresses of the lab.
