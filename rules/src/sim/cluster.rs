@@ -4,6 +4,8 @@
 //! are raw Kubernetes JSON, exactly what a manifest would hold; a probe says where its packet comes from, so that no
 //! address has to be guessed at.
 
+pub mod packet;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,7 +23,7 @@ pub struct Cluster {
     pub objects: Vec<Value>,
     /// Every node, the one under test included.
     pub nodes: Vec<Node>,
-    /// The addresses of a host that is no part of the cluster.
+    /// The addresses of a host that is no part of the cluster; the lab's stands for every address beyond its nodes.
     pub outside: Vec<IpAddr>,
     /// Whether pods may always reach their own node (`--own-node-egress=allow`).
     pub own_node_open: bool,
@@ -59,13 +61,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// The lab's node `number`: `172.30.0.n` and `fd00:172:30::n` between nodes, `10.244.n.0/24` and
+    /// The lab's node `number`: `192.168.50.n` and `fd00:192:168:50::n` between nodes, `10.244.n.0/24` and
     /// `fd00:10:244:n::/64` for pods, of which `.0` is the tunnel's and `.1` the bridge's.
     pub fn lab(number: u8) -> Self {
         let group = u16::from(number);
         Self {
             name: node_name(number),
-            underlay: vec![IpAddr::V4(Ipv4Addr::new(172, 30, 0, number)), v6([0xfd00, 0x172, 0x30, 0, group])],
+            underlay: vec![IpAddr::V4(Ipv4Addr::new(192, 168, 50, number)), v6([0xfd00, 0x192, 0x168, 0x50, group])],
             gateway: vec![IpAddr::V4(Ipv4Addr::new(10, 244, number, 1)), v6([0xfd00, 0x10, 0x244, group, 1])],
             tunnel: vec![IpAddr::V4(Ipv4Addr::new(10, 244, number, 0)), v6([0xfd00, 0x10, 0x244, group, 0])],
         }

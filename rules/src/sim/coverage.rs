@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use super::generate::{Random, change, cluster, probes};
 use super::oracle::{Oracle, Row, Verdict};
@@ -48,11 +49,29 @@ impl Coverage {
         Row::ALL.iter().filter(|row| self.count(**row) * 100 >= self.total).count()
     }
 
-    /// Random clusters from a seed on, each also after one random change.
-    pub fn measure(seed: u64, clusters: u64, probes_each: usize) -> Self {
+    /// Adds what another one counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.total += other.total;
+        self.allowed += other.allowed;
+        for (row, count) in &other.rows {
+            *self.rows.entry(*row).or_default() += count;
+        }
+    }
+
+    /// Panics unless every row decided a verdict, most rows one in a hundred, and each verdict is 30 % of all.
+    pub fn assert_bars(&self) {
+        assert_eq!(self.silent(), [], "rows that never decided");
+        assert!(self.frequent() * 2 > Row::ALL.len(), "most rows decide 1 % of verdicts");
+        for verdicts in [self.allowed, self.total - self.allowed] {
+            assert!(verdicts * 10 >= self.total * 3, "30 % of each verdict");
+        }
+    }
+
+    /// The random clusters of some seeds, each also after one random change.
+    pub fn measure(seeds: Range<u64>, probes_each: usize) -> Self {
         let mut coverage = Self::default();
-        for number in 0..clusters {
-            let mut random = Random::new(seed + number);
+        for seed in seeds {
+            let mut random = Random::new(seed);
             let before = cluster(&mut random);
             let asked = probes(&mut random, &before, probes_each);
             let after = change(&mut random, &before);
@@ -89,16 +108,13 @@ impl fmt::Display for Coverage {
 mod tests {
     use super::*;
 
-    /// `FLATFELL_CLUSTERS` asks for another number of clusters.
+    /// `rules/tests/agree.rs` measures more clusters and shows the table.
     #[test]
     fn every_row_decides_and_both_verdicts_are_frequent() {
-        let clusters = std::env::var("FLATFELL_CLUSTERS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
-        let coverage = Coverage::measure(1, clusters, 20);
-        println!("{coverage}");
-        assert_eq!(coverage.silent(), [], "rows that never decided");
-        assert!(coverage.frequent() * 2 > Row::ALL.len(), "most rows decide 1 % of verdicts");
-        for verdicts in [coverage.allowed, coverage.total - coverage.allowed] {
-            assert!(verdicts * 10 >= coverage.total * 3, "30 % of each verdict");
-        }
+        let mut coverage = Coverage::measure(1..300, 20);
+        coverage.merge(&Coverage::measure(300..501, 20));
+        assert_eq!(coverage.total, 10_000);
+        coverage.assert_bars();
+        assert!(coverage.to_string().contains(Row::Except.name()));
     }
 }

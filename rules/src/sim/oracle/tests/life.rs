@@ -82,13 +82,13 @@ fn either_family_alone() {
 fn host_network_pods_are_no_subjects_and_no_peers() {
     let host = [
         ("spec.hostNetwork", json!(true)),
-        ("status.podIPs", json!([{"ip": "172.30.0.2"}])),
+        ("status.podIPs", json!([{"ip": "192.168.50.2"}])),
         ("spec.nodeName", json!("node-2")),
     ];
     let cluster = source_is(&host);
-    assert!(!reaches(&cluster, "172.30.0.2", "10.244.1.10"), "its labels match, but it is no pod to policy");
-    let by_block = shop([policy(json!({"ingress": [{"from": [{"ipBlock": {"cidr": "172.30.0.2/32"}}]}]}))]);
-    assert!(reaches(&by_block, "172.30.0.2", "10.244.1.10"));
+    assert!(!reaches(&cluster, "192.168.50.2", "10.244.1.10"), "its labels match, but it is no pod to policy");
+    let by_block = shop([policy(json!({"ingress": [{"from": [{"ipBlock": {"cidr": "192.168.50.2/32"}}]}]}))]);
+    assert!(reaches(&by_block, "192.168.50.2", "10.244.1.10"));
     let mut subject = shop([policy(json!({}))]);
     subject.objects[3] = with(subject.objects[3].clone(), &[("spec.hostNetwork", json!(true))]);
     assert!(tcp(&subject, OTHER, DB, 80), "never isolated");
@@ -97,22 +97,22 @@ fn host_network_pods_are_no_subjects_and_no_peers() {
 #[test]
 fn a_node_always_reaches_its_pods_but_other_nodes_do_not() {
     let cluster = shop([policy(json!({}))]);
-    assert!(reaches(&cluster, "10.244.1.1", "10.244.1.10") && reaches(&cluster, "172.30.0.1", "10.244.1.10"));
-    assert!(!reaches(&cluster, "172.30.0.2", "10.244.1.10") && !reaches(&cluster, "10.244.2.0", "10.244.1.10"));
+    assert!(reaches(&cluster, "10.244.1.1", "10.244.1.10") && reaches(&cluster, "192.168.50.1", "10.244.1.10"));
+    assert!(!reaches(&cluster, "192.168.50.2", "10.244.1.10") && !reaches(&cluster, "10.244.2.0", "10.244.1.10"));
 }
 
 #[test]
 fn a_pods_own_node_is_a_destination_like_any_other() {
     let mut closed = shop([policy(json!({"policyTypes": ["Egress"]}))]);
-    for own in ["10.244.1.1", "172.30.0.1", "10.244.1.0"] {
+    for own in ["10.244.1.1", "192.168.50.1", "10.244.1.0"] {
         assert!(!reaches(&closed, "10.244.1.10", own), "{own}");
     }
     assert!(reaches(&closed, "10.244.1.12", "10.244.1.1"), "not isolated");
     closed.own_node_open = true;
     assert!(reaches(&closed, "10.244.1.10", "10.244.1.1"), "switched off");
     let to = |cidr: &str| shop([policy(json!({"egress": [{"to": [{"ipBlock": {"cidr": cidr}}]}]}))]);
-    assert!(reaches(&to("172.30.0.1/32"), "10.244.1.10", "172.30.0.1"));
-    assert!(!reaches(&to("172.30.0.1/32"), "10.244.1.10", "10.244.1.1"));
+    assert!(reaches(&to("192.168.50.1/32"), "10.244.1.10", "192.168.50.1"));
+    assert!(!reaches(&to("192.168.50.1/32"), "10.244.1.10", "10.244.1.1"));
 }
 
 #[test]
