@@ -21,6 +21,7 @@ pub mod service;
 mod sight;
 mod station;
 mod sys;
+pub mod traffic;
 
 pub mod wiring;
 
@@ -30,3 +31,4 @@ pub use packet::Protocol;
 pub use place::Place;
 pub use probe::{Arrival, Framing, Outcome, Probe};
 pub use service::{NodePort, Service};
+pub use traffic::{Flow, Report, Stream, Traffic};
