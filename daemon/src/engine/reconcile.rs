@@ -103,6 +103,12 @@ impl Reconciler {
         }
     }
 
+    /// The next turn builds the other tables and lets the ones in force go behind them.
+    pub(super) fn take_over(&mut self) {
+        self.refusals = 0;
+        self.slot = self.slot.other();
+    }
+
     /// The status as far as this side knows it.
     pub(super) fn status(&self) -> EngineStatus {
         let mut status = self.status.clone();
@@ -234,8 +240,7 @@ impl Reconciler {
             self.refusals += 1;
         }
         if self.refusals == REFUSALS {
-            self.refusals = 0;
-            self.slot = self.slot.other();
+            self.take_over();
         }
         self.status.transactions.failed += 1;
         self.status.transactions.last_error = Some(error.to_string());
