@@ -28,7 +28,7 @@ use crate::sys;
 const BUFFER: usize = 64 << 20;
 /// Source ports of new flows are taken in turn from here on.
 const FIRST_PORT: u16 = 10_000;
-const PORTS: u32 = 50_000;
+const PORTS: u16 = 50_000;
 /// How long the receiver waits between two looks at the end.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub enum Flow {
     /// Each packet begins a new one.
     Fresh,
+    /// So many flows in turn: enough of them are new to each policy, and conntrack stays small.
+    Turns(u16),
     /// All packets are one flow, from the client.
     Steady,
     /// The client sends one packet, then the server pushes and the client stays silent.
@@ -90,7 +92,7 @@ impl Report {
     /// How many of the packets `first..end` arrived.
     pub fn received_between(&self, first: u32, end: u32) -> usize {
         let index = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).min(self.arrived.len());
-        self.arrived[index(first)..index(end)].iter().filter(|arrived| **arrived).count()
+        self.arrived[index(first)..index(end.max(first))].iter().filter(|arrived| **arrived).count()
     }
 }
 
@@ -113,7 +115,7 @@ struct Arrivals {
 /// How a stream's next packet leaves.
 enum Exit {
     /// As a packet made by hand, each with another source port.
-    Raw { socket: OwnedFd, ends: Ends },
+    Raw { socket: OwnedFd, ends: Ends, ports: u16 },
     /// Out of a socket.
     Socket { socket: Arc<UdpSocket>, to: SocketAddr },
 }
@@ -123,8 +125,8 @@ impl Exit {
     fn send(&self, stream: usize, number: u32) -> io::Result<()> {
         let data = encode(stream, number);
         let sent = match self {
-            Self::Raw { socket, ends } => {
-                let turn = u16::try_from(number % PORTS).unwrap_or_default();
+            Self::Raw { socket, ends, ports } => {
+                let turn = u16::try_from(number % u32::from(*ports)).unwrap_or_default();
                 let ends = Ends { source_port: FIRST_PORT + turn, ..*ends };
                 let bytes = packet::ip(ends, 17, &packet::udp(ends, &data));
                 let to = SockaddrStorage::from(SocketAddr::new(ends.destination, 0));
@@ -305,11 +307,12 @@ impl Sockets<'_> {
         let to = SocketAddr::new(stream.address, stream.port);
         let source = stream.from.source_towards(stream.address);
         match stream.flow {
-            Flow::Fresh => {
+            Flow::Fresh | Flow::Turns(_) => {
+                let ports = if let Flow::Turns(flows) = stream.flow { flows.clamp(1, PORTS) } else { PORTS };
                 let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
                 let socket = self.inside(stream.from, || sys::raw_socket(family, libc::IPPROTO_RAW))?;
                 let ends = Ends { source, destination: to.ip(), source_port: 0, destination_port: to.port() };
-                Ok(Exit::Raw { socket, ends })
+                Ok(Exit::Raw { socket, ends, ports })
             }
             Flow::Steady => Ok(Exit::Socket { socket: self.socket(stream.from, SocketAddr::new(source, 0))?, to }),
             Flow::Pushed => {

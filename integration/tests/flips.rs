@@ -139,8 +139,11 @@ fn world(policies: &[serde_json::Value]) -> World {
 
 /// All kinds of flow.
 fn flows(fate: Fate, from: u8, to: u8) -> Vec<(Fate, [Stream; 2])> {
-    let kinds: &[Flow] =
-        if fate == Fate::Allowed { &[Flow::Fresh, Flow::Steady, Flow::Pushed] } else { &[Flow::Fresh] };
+    let kinds: &[Flow] = match fate {
+        Fate::Allowed => &[Flow::Turns(64), Flow::Steady, Flow::Pushed],
+        Fate::Forbidden => &[Flow::Fresh],
+        Fate::Changing => &[Flow::Turns(64)],
+    };
     kinds.iter().map(|&flow| (fate, streams(from, to, 80, flow))).collect()
 }
 
@@ -170,7 +173,7 @@ fn rules_are_edited() {
         flows(Fate::Allowed, E, B),
         flows(Fate::Forbidden, C, A),
         flows(Fate::Forbidden, E, D),
-        vec![(Fate::Changing, streams(B, A, 90, Flow::Fresh))],
+        vec![(Fate::Changing, streams(B, A, 90, Flow::Turns(64)))],
     ];
     run("rule edit", world, Watch::new(&fates.concat()), |world, turn| {
         let (rules, open) = &of_a[turn % of_a.len()];
