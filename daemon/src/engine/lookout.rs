@@ -15,8 +15,7 @@ use crate::links::PodBridge;
 pub(super) struct Known {
     pub(super) pod_bridges: Vec<PodBridge>,
     pub(super) ipvs: bool,
-    pub(super) v4: bool,
-    pub(super) v6: bool,
+    pub(super) pods: bool,
 }
 
 /// What was found last.
@@ -81,8 +80,8 @@ fn look(lookout: &mut Option<Lookout>, known: &Known) -> Result<Vec<Bypass>, Byp
         proc_net: Path::new(PROC_NET),
         pod_bridges: &known.pod_bridges,
         ipvs: known.ipvs,
-        v4: known.v4,
-        v6: known.v6,
+        v4: known.pods,
+        v6: known.pods,
         mark_mask: GENERATION_MASK,
     })
 }

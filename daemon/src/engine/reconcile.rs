@@ -5,7 +5,6 @@
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,7 +84,7 @@ impl Reconciler {
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
         let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
-        self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
+        self.bridge_fault = switch_filter_on(&bridges, links).err();
         match self.turn(wanted, &bridges, links) {
             Ok(()) => {
                 self.refusals = 0;
@@ -147,7 +146,7 @@ impl Reconciler {
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
         self.meanings = Arc::new(counters);
         self.have = Some(change.result);
-        if change.tightens && self.config.cut_established {
+        if change.tightens {
             let stale = Stale::Generation(self.generation);
             self.generation = next;
             self.last_bump = Some(Instant::now());
@@ -199,6 +198,10 @@ impl Reconciler {
     }
 
     fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
+        if !self.config.cut_established {
+            self.sweep_fault = None;
+            return;
+        }
         let node = Node {
             pods: &wanted.addresses(),
             addresses: &links.node_addresses(),
@@ -257,13 +260,10 @@ fn generation_of(table: &Table) -> Option<Generation> {
 }
 
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
-/// the families their pods have.
-fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
-    let addresses = wanted.addresses();
-    let v4 = addresses.iter().any(IpAddr::is_ipv4);
-    let v6 = addresses.iter().any(IpAddr::is_ipv6);
+/// both families: where pods have no IPv6 addresses, link-local IPv6 is still a way round their policy.
+fn switch_filter_on(bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
     for bridge in bridges {
-        let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
+        let missing = (!bridge.nf_call_iptables, !bridge.nf_call_ip6tables);
         if missing != (false, false) {
             links
                 .set_nf_call(bridge, missing.0, missing.1)

@@ -182,8 +182,7 @@ impl Worker {
         self.lookout.look(Known {
             pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
             ipvs: self.links.exists(IPVS_INTERFACE),
-            v4: addresses.iter().any(IpAddr::is_ipv4),
-            v6: addresses.iter().any(IpAddr::is_ipv6),
+            pods: !addresses.is_empty(),
         });
     }
 
