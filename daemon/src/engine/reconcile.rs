@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flatfell_rules::compile::{Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, compile};
 use flatfell_rules::diff::{Change, plan};
@@ -21,8 +21,9 @@ use crate::links::{Links, PodBridge};
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
 
-/// A packet that entered before a bump must have left before the next commit, or it could stamp a stale decision as
-/// current; a stolen processor can hold it for milliseconds (docs/dataplane.md).
+/// A packet that entered before a bump must have left before flows are swept, or it makes a flow that the sweep misses,
+/// and before the next commit, or it could stamp a stale decision as current; a stolen processor can hold it for
+/// milliseconds (docs/dataplane.md).
 const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -39,7 +40,6 @@ pub(super) struct Reconciler {
     generation: Generation,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
     values: BTreeMap<String, CounterValue>,
-    last_bump: Option<Instant>,
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
@@ -67,7 +67,6 @@ impl Reconciler {
             generation: Generation::FIRST,
             meanings: Arc::default(),
             values: BTreeMap::new(),
-            last_bump: None,
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -147,9 +146,9 @@ impl Reconciler {
         self.meanings = Arc::new(counters);
         self.have = Some(change.result);
         if change.tightens {
-            let stale = Stale::Generation(self.generation);
+            let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
             self.generation = next;
-            self.last_bump = Some(Instant::now());
+            std::thread::sleep(REST_AFTER_BUMP);
             self.sweep(wanted, links, stale);
         } else if self.sweep_fault.is_some() {
             self.sweep(wanted, links, Stale::Any);
@@ -227,9 +226,6 @@ impl Reconciler {
     }
 
     fn commit(&mut self, step: &[Op]) -> Result<(), CommitError> {
-        if let Some(bump) = self.last_bump.take() {
-            std::thread::sleep((bump + REST_AFTER_BUMP).saturating_duration_since(Instant::now()));
-        }
         let stats = self.kernel.commit(step)?;
         self.status.transactions.commit(&stats);
         Ok(())
