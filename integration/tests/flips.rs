@@ -1,6 +1,6 @@
 //! Thousands of changes of each kind under traffic: nothing forbidden passes, nothing allowed is lost.
 //!
-//! In: `FLATFELL_FLIPS`, the number of changes of each kind (1,000 without it). Out: numbers of each run. What always
+//! In: `FLATFELL_FLIPS`, the number of changes of each kind (500 without it). Out: numbers of each run. What always
 //! holds: each kind has pairs that are forbidden before and after each change, pairs that are allowed before and after, and
 //! pairs whose verdict changes with it, which are judged between the end of one change and the beginning of the next.
 #![allow(clippy::expect_used)]
@@ -16,13 +16,15 @@ use serde_json::json;
 use world::{World, app, peer, pod, policy, put, streams, without_pod, without_policy};
 
 /// Between rounds of packets.
-const PAUSE: Duration = Duration::from_micros(50);
+const PAUSE: Duration = Duration::from_micros(200);
 /// How long a state is looked at, then left.
 const DWELL: Duration = Duration::from_micros(800);
+/// Changes between two lines of output.
+const PROGRESS: usize = 1000;
 const GRACE: Duration = Duration::from_millis(500);
 
 fn count() -> usize {
-    std::env::var("FLATFELL_FLIPS").map_or(1000, |count| count.parse().expect("a number"))
+    std::env::var("FLATFELL_FLIPS").map_or(500, |count| count.parse().expect("a number"))
 }
 
 /// What shall become of a stream.
@@ -66,6 +68,12 @@ impl Watch {
         std::thread::sleep(DWELL);
     }
 
+    /// Packets of streams that are forbidden all the time.
+    fn passed(&self, traffic: &Traffic) -> usize {
+        let forbidden = (0..self.fates.len()).filter(|&at| self.fates[at] == Fate::Forbidden);
+        forbidden.map(|stream| traffic.received(stream)).sum()
+    }
+
     fn judge(&self, title: &str, reports: &[Report]) {
         let (mut forbidden, mut passed, mut allowed, mut lost) = (0, 0, 0, 0);
         for ((fate, report), stream) in self.fates.iter().zip(reports).zip(&self.streams) {
@@ -106,6 +114,9 @@ fn run(title: &str, mut world: World, mut watch: Watch, mut change: impl FnMut(&
         let open = change(&mut world, turn);
         changing += begin.elapsed();
         watch.look(&traffic, open);
+        if turn % PROGRESS == PROGRESS - 1 {
+            println!("{title}: {} changes, {} forbidden packets passed so far", turn + 1, watch.passed(&traffic));
+        }
     }
     let (took, after) = (start.elapsed(), world.engine.status().transactions.clone());
     println!(
