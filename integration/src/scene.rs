@@ -14,6 +14,8 @@ use crate::packet::Protocol;
 use crate::place::Place;
 use crate::probe::{Outcome, Probe};
 
+/// How long a batch of probes waits for what is missing: longer than a busy machine delays what is on its way.
+const GRACE: Duration = Duration::from_millis(120);
 /// How long a word on a running connection may take.
 const WORD: Duration = Duration::from_millis(150);
 
@@ -61,17 +63,33 @@ fn split(name: &str) -> (&str, &str) {
 #[derive(Clone, Debug)]
 pub struct Expected {
     probe: Probe,
-    passes: bool,
+    want: Want,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Answered,
+    Arrived,
+    Nowhere,
+}
+
+fn want(probes: impl IntoIterator<Item = Probe>, want: Want) -> Vec<Expected> {
+    probes.into_iter().map(|probe| Expected { probe, want }).collect()
 }
 
 /// These probes arrive and are answered.
 pub fn yes(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
-    probes.into_iter().map(|probe| Expected { probe, passes: true }).collect()
+    want(probes, Want::Answered)
+}
+
+/// These probes arrive, whatever becomes of the answer.
+pub fn arrives(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
+    want(probes, Want::Arrived)
 }
 
 /// These probes arrive nowhere.
 pub fn no(probes: impl IntoIterator<Item = Probe>) -> Vec<Expected> {
-    probes.into_iter().map(|probe| Expected { probe, passes: false }).collect()
+    want(probes, Want::Nowhere)
 }
 
 /// A TCP probe in each family.
@@ -115,15 +133,20 @@ impl Scene {
 
     /// The same with flags for the daemon.
     pub fn with(pods: u8, cluster: &str, flags: &[&str]) -> Self {
-        let grace = Duration::from_millis(120);
-        let lab = Lab::new(LabConfig { pods, grace, ..LabConfig::default() }).expect("a lab");
+        Self::on(LabConfig { pods, ..LabConfig::default() }, cluster, flags)
+    }
+
+    /// The same on a lab of this kind.
+    pub fn on(config: LabConfig, cluster: &str, flags: &[&str]) -> Self {
+        let lab = Lab::new(LabConfig { grace: GRACE, ..config }).expect("a lab");
         let node = FlatfellNode::start_with(&lab, 1, &[("cluster.yaml", cluster)], flags).expect("a daemon");
         Self { node, lab }
     }
 
     /// Replaces all policies and waits until they are enforced.
     pub fn policies(&mut self, policies: &[String]) {
-        self.node.apply("policies.yaml", &policies.concat()).expect("policies");
+        // A file of no bytes would be taken for a half-written one.
+        self.node.apply("policies.yaml", &format!("# policies\n{}", policies.concat())).expect("policies");
     }
 
     /// Replaces namespaces and pods and waits until they are enforced.
@@ -165,10 +188,13 @@ impl Scene {
 }
 
 fn complaint(expected: &Expected, outcome: &Outcome) -> Option<String> {
-    let passes = if expected.passes { outcome.answered } else { outcome.delivered };
+    let (held, said) = match expected.want {
+        Want::Answered => (outcome.answered, "shall be answered"),
+        Want::Arrived => (outcome.delivered, "shall arrive"),
+        Want::Nowhere => (!outcome.delivered, "shall not arrive"),
+    };
     let Probe { from, to, protocol, port, .. } = &expected.probe;
-    let said = if expected.passes { "shall pass" } else { "shall not pass" };
-    (passes != expected.passes).then(|| format!("  {from} to {to} {protocol:?} {port} {said}: {outcome:?}"))
+    (!held).then(|| format!("  {from} to {to} {protocol:?} {port} {said}: {outcome:?}"))
 }
 
 /// A running connection.

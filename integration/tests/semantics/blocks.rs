@@ -148,7 +148,7 @@ fn dual_stack() {
         "a/w",
         "podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]",
     );
-    scene.policies(&[ingress.clone()]);
+    scene.policies(&[ingress]);
     scene.expect("as a peer", &[yes(of(WEB)), no(tcp(OTHER, WEB, 80))]);
     for family in [0, 1] {
         let one = |name: &str, place: Place, labels: &str| {

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
+mod changes;
+mod closed;
 mod isolation;
+mod lifetime;
 mod nodes;
 mod peers;
 mod ports;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use flatfell_integration::place::{bridge_address_like, tunnel_address_like};
-use flatfell_integration::scene::{Expected, no, ping, policy, tcp, udp, yes};
-use flatfell_integration::{NodePort, Place, Probe, Scene, Service};
+use flatfell_integration::scene::{Expected, arrives, no, ping, policy, tcp, udp, yes};
+use flatfell_integration::{LabConfig, NodePort, Place, Probe, Scene, Service};
 
 use crate::{B_WEB, DB, FAR, OTHER, WEB, cluster};
 
@@ -50,6 +50,7 @@ fn pod_to_its_own_node() {
     let mut scene = Scene::new(5, &cluster());
     let local_dns: IpAddr = "169.254.20.10".parse().unwrap();
     scene.lab.batch(NEAR, "ip", &format!("link add nodelocaldns type bridge\naddress add {local_dns}/32 dev nodelocaldns\nlink set nodelocaldns up\n")).unwrap();
+    // The tunnel's IPv6 address is the range's anycast router, which answers no TCP.
     let everything = |from| {
         let mut probes = own_node(from, |to| Probe::tcp(from, to, 80));
         probes.extend(own_node(from, |to| Probe::udp(from, to, 53)));
@@ -58,7 +59,7 @@ fn pod_to_its_own_node() {
         probes
     };
     scene.policies(&[policy("a/p", "podSelector: {matchLabels: {app: db}}, policyTypes: [Egress]")]);
-    scene.expect("a deny-all pod", &[no(everything(DB)), yes(everything(WEB)), yes(tcp(NEAR, DB, 80))]);
+    scene.expect("a deny-all pod", &[no(everything(DB)), arrives(everything(WEB)), yes(tcp(NEAR, DB, 80))]);
     let blocks = "[{to: [{ipBlock: {cidr: 192.168.50.0/24}}, {ipBlock: {cidr: \"fd00:192:168:50::/64\"}}], ports: [{port: \
                   443}]}, {to: [{ipBlock: {cidr: 169.254.20.10/32}}], ports: [{port: 53, protocol: UDP}]}]";
     let spec = format!("podSelector: {{matchLabels: {{app: db}}}}, policyTypes: [Egress], egress: {blocks}");
@@ -71,12 +72,12 @@ fn pod_to_its_own_node() {
         &[yes(tcp(DB, NEAR, 443)), no(tcp(DB, NEAR, 80)), no(bridge.collect::<Vec<_>>()), yes(dns(53)), no(dns(54))],
     );
     scene.policies(&[policy("a/p", "podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]")]);
-    scene.expect("ingress has no say", &[yes(everything(DB))]);
+    scene.expect("ingress has no say", &[arrives(everything(DB))]);
     drop(scene);
     let mut scene = Scene::with(5, &cluster(), &["--own-node-egress=allow"]);
     scene.policies(&[policy("a/p", DENY_ALL)]);
     let probes = own_node(DB, |to| Probe::tcp(DB, to, 80));
-    scene.expect("--own-node-egress=allow", &[yes(probes), no(tcp(DB, Place::Node(2), 80)), no(tcp(DB, WEB, 80))]);
+    scene.expect("--own-node-egress=allow", &[arrives(probes), no(tcp(DB, Place::Node(2), 80)), no(tcp(DB, WEB, 80))]);
 }
 
 /// Row "self": a pod can always reach itself, through its Service too. (A Service reaching its own pod: hairpin.)
@@ -158,6 +159,61 @@ fn node_ports() {
     scene.expect("on the entry node, before masquerade: the client", &[yes(to_node_port(1))]);
     scene.policies(&[policy("a/p", &tunnel)]);
     scene.expect("on the entry node: not the node", &[no(to_node_port(1))]);
+}
+
+/// The same row: with host-gw, where nothing hides it, the entry node's own address is what is seen.
+#[test]
+fn another_node_by_its_own_address() {
+    let mut scene = Scene::new(5, &cluster());
+    let node = Place::Node(2);
+    let host_gw = || DB.addresses().map(|to| Probe::tcp(node, to, 8080).from_address(node.address_like(to)));
+    scene.policies(&[policy("a/p", &block(node.addresses()))]);
+    scene.expect(
+        "the node's address is allowed",
+        &[yes(host_gw()), no(tcp(node, DB, 8080)), no(tcp(Place::Outside, DB, 8080))],
+    );
+    scene.policies(&[policy("a/p", &block(node.addresses().map(|like| tunnel_address_like(2, like))))]);
+    scene.expect("its tunnel's is", &[no(host_gw()), yes(tcp(node, DB, 8080))]);
+}
+
+/// The same row: a LoadBalancer's address that a node takes for itself shows the client.
+#[test]
+fn load_balancers() {
+    let mut scene = Scene::new(5, &cluster());
+    let outside: Vec<IpAddr> = vec!["203.0.113.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()];
+    let routes = outside.iter().map(|to| format!("route add {to} via {}\n", NEAR.address_like(*to)));
+    scene.lab.batch(Place::Outside, "ip", &routes.collect::<String>()).unwrap();
+    let addresses = outside.clone();
+    scene.lab.set_services(&[Service { addresses, ..service(&[DB], None) }]).unwrap();
+    let probes = || -> Vec<Probe> { outside.iter().map(|&to| Probe::tcp(Place::Outside, to, 80)).collect() };
+    scene.policies(&[policy("a/p", &block(Place::Outside.addresses()))]);
+    scene.expect("the client is allowed", &[yes(probes()), no(tcp(FAR, DB, 8080))]);
+    scene.policies(&[policy("a/p", &block(NEAR.addresses()))]);
+    scene.expect("the node is", &[no(probes())]);
+}
+
+/// The same row: Flannel's masquerading comes after policy on the way out, and before it on the way in by another node.
+#[test]
+fn masquerade() {
+    let config = LabConfig { pods: 5, masquerade: true, ..LabConfig::default() };
+    let mut scene = Scene::on(config, &cluster(), &[]);
+    let egress = "podSelector: {matchLabels: {app: db}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: \
+                  192.168.50.100/32}}, {ipBlock: {cidr: \"fd00:192:168:50::100/128\"}}]}]";
+    scene.policies(&[policy("a/p", egress)]);
+    scene.expect(
+        "on the way out",
+        &[yes(tcp(DB, Place::Outside, 80)), no(tcp(DB, Place::Node(2), 80)), no(tcp(DB, WEB, 80))],
+    );
+    // By node 2 instead of the pod's own.
+    let routes =
+        [("10.244.1.0/24", Place::Node(2).v4().to_string()), ("fd00:10:244:1::/64", Place::Node(2).v6().to_string())];
+    let routes = routes.map(|(to, via)| format!("route replace {to} via {via}\n"));
+    scene.lab.batch(Place::Outside, "ip", &routes.concat()).unwrap();
+    let probes = || tcp(Place::Outside, DB, 8080);
+    scene.policies(&[policy("a/p", &block(Place::Outside.addresses()))]);
+    scene.expect("by another node: never the client", &[no(probes())]);
+    scene.policies(&[policy("a/p", &block(Place::Node(2).addresses().map(|like| tunnel_address_like(2, like))))]);
+    scene.expect("by another node: that node", &[yes(probes())]);
 }
 
 /// Neighbour discovery works between isolated pods: caches are empty, and what is allowed passes.
