@@ -26,7 +26,7 @@ mod sight;
 mod station;
 mod sys;
 pub mod traffic;
-mod wires;
+
 pub mod wiring;
 
 pub use lab::{Lab, LabConfig, LabError};
@@ -37,4 +37,4 @@ pub use place::Place;
 pub use probe::{Arrival, Framing, Outcome, Probe};
 pub use scene::Scene;
 pub use service::{NodePort, Service};
-pub use traffic::{Flow, Pair, Progress, Report, Traffic};
+pub use traffic::{Flow, Report, Stream, Traffic};

@@ -1,214 +1,374 @@
-//! Traffic that runs while rules change, counted packet by packet.
+//! Traffic: streams of UDP packets that run while something else changes, and which packets of each arrived.
 //!
-//! In: pairs of places, each allowed or forbidden. Out: what was sent, received and lost, live and at the end. What always
-//! holds: a message is counted once it has left the sender, and lost only if it has not come long after the last one was
-//! sent; a sender that was late skips its turn, so that no burst overflows a queue and looks like a loss of policy.
+//! In: streams by [`Stream`]. Out: how many packets were sent at any moment, when the last one arrived, and in the end
+//! a [`Report`] for each. What always holds: packets of a stream are numbered from 0 in the order they were sent; a number
+//! is counted as sent only after the kernel took it; sockets live in their places' namespaces, threads in the caller's.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto, setsockopt, sockopt};
+
 use crate::lab::{Lab, LabError};
+use crate::packet::{self, Ends};
 use crate::place::Place;
-use crate::wires::Wires;
+use crate::station::locked;
+use crate::sys;
 
-/// How long a silence must last before what is missing counts as lost, and the longest wait for one.
-const SILENCE: Duration = Duration::from_millis(100);
-const DRAIN: Duration = Duration::from_secs(2);
+/// Room for what arrives while the receiver waits for a processor.
+const BUFFER: usize = 64 << 20;
+/// Source ports of new flows are taken in turn from here on.
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 50_000;
+/// How long the receiver waits between two looks at the end.
+const LOOK: Duration = Duration::from_millis(5);
 
-/// The shape of a pair's traffic.
+/// Which flow a packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// UDP, each datagram from another port: every one is judged afresh.
+    /// Each packet begins a new one.
     Fresh,
-    /// UDP on one flow, request and response; a message counts as received when its response is back
-    /// (of a forbidden pair: when the request arrived).
+    /// So many flows in turn: enough of them are new to each policy, and conntrack stays small.
+    Turns(u16),
+    /// All packets are one flow, from the client.
     Steady,
-    /// UDP on one flow, where the client speaks once and then only the server sends.
-    Push,
-    /// One TCP connection with numbered messages.
-    Stream,
+    /// The client sends one packet, then the server pushes and the client stays silent.
+    Pushed,
 }
 
-/// Who talks to whom.
-#[derive(Clone, Debug)]
-pub struct Pair {
+/// One stream of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
     /// The client.
     pub from: Place,
     /// The server.
     pub to: Place,
-    /// The address the client uses: one of the server's, or a Service's.
+    /// The address the client sends to: the server's, or a Service's.
     pub address: IpAddr,
-    /// The port the client uses.
+    /// The destination port.
     pub port: u16,
-    /// The port the server listens on, where a Service changes it.
+    /// The port the server listens on.
     pub server_port: u16,
-    /// The shape.
+    /// The kind of flow.
     pub flow: Flow,
-    /// Whether it should pass: then losses count, else arrivals.
-    pub allowed: bool,
 }
 
-impl Pair {
-    /// A pair to one of the server's own addresses.
-    pub fn new(from: Place, to: Place, address: impl Into<IpAddr>, port: u16, flow: Flow) -> Self {
-        Self { from, to, address: address.into(), port, server_port: port, flow, allowed: true }
-    }
-
-    /// The same, not to pass.
-    pub fn forbidden(mut self) -> Self {
-        self.allowed = false;
-        self
+impl Stream {
+    /// A stream to a place's own address.
+    pub fn new(from: Place, to: Place, address: IpAddr, port: u16, flow: Flow) -> Self {
+        Self { from, to, address, port, server_port: port, flow }
     }
 }
 
-/// How far a pair is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Messages that left the sender.
-    pub sent: u64,
-    /// Messages that came to their end.
-    pub received: u64,
-    /// When the last one was read, which on a busy machine is some milliseconds after it came.
-    pub last_received: Option<Instant>,
-    /// The longest time between two.
-    pub longest_gap: Duration,
-}
-
-/// What traffic came to.
-#[derive(Clone, Debug, Default)]
+/// What became of a stream.
+#[derive(Clone, Debug)]
 pub struct Report {
-    /// Messages of allowed pairs that were sent.
-    pub sent: u64,
-    /// Those that came.
-    pub received: u64,
-    /// Those that did not.
-    pub lost: u64,
-    /// Messages of forbidden pairs that were sent.
-    pub forbidden_sent: u64,
-    /// Messages of forbidden pairs that came.
-    pub forbidden_received: u64,
-    /// Each pair, in the order given.
-    pub pairs: Vec<Progress>,
+    /// Packets sent.
+    pub sent: u32,
+    /// For each packet sent, whether it arrived.
+    pub arrived: Vec<bool>,
 }
 
-/// A pair's numbers, written by two threads.
+impl Report {
+    /// How many arrived.
+    pub fn received(&self) -> usize {
+        self.arrived.iter().filter(|arrived| **arrived).count()
+    }
+
+    /// How many did not.
+    pub fn lost(&self) -> usize {
+        self.arrived.len() - self.received()
+    }
+
+    /// How many of the packets `first..end` arrived.
+    pub fn received_between(&self, first: u32, end: u32) -> usize {
+        let index = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).min(self.arrived.len());
+        self.arrived[index(first)..index(end.max(first))].iter().filter(|arrived| **arrived).count()
+    }
+}
+
+/// What both threads and the owner see of a stream.
 #[derive(Default)]
-pub(crate) struct Count {
-    pub(crate) sent: AtomicU64,
-    received: AtomicU64,
-    /// Nanoseconds since the start; 0 for never.
-    last: AtomicU64,
-    gap: AtomicU64,
+struct Progress {
+    /// Packets whose sending has begun.
+    begun: AtomicU32,
+    /// Packets whose sending has ended.
+    ended: AtomicU32,
+    arrivals: Mutex<Arrivals>,
 }
 
-impl Count {
-    pub(crate) fn receive(&self, start: Instant) {
-        let now = nanoseconds(start.elapsed());
-        let last = self.last.swap(now, Ordering::Relaxed);
-        if last != 0 {
-            self.gap.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+#[derive(Default)]
+struct Arrivals {
+    arrived: Vec<bool>,
+    last: Option<Instant>,
+}
+
+/// How a stream's next packet leaves.
+enum Exit {
+    /// As a packet made by hand, each with another source port.
+    Raw { socket: OwnedFd, ends: Ends, ports: u16 },
+    /// Out of a socket.
+    Socket { socket: Arc<UdpSocket>, to: SocketAddr },
+}
+
+impl Exit {
+    /// A packet that a rule of the sender's own namespace drops counts as sent.
+    fn send(&self, stream: usize, number: u32) -> io::Result<()> {
+        let data = encode(stream, number);
+        let sent = match self {
+            Self::Raw { socket, ends, ports } => {
+                let turn = u16::try_from(number % u32::from(*ports)).unwrap_or_default();
+                let ends = Ends { source_port: FIRST_PORT + turn, ..*ends };
+                let bytes = packet::ip(ends, 17, &packet::udp(ends, &data));
+                let to = SockaddrStorage::from(SocketAddr::new(ends.destination, 0));
+                sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty()).map_err(io::Error::from)
+            }
+            Self::Socket { socket, to } => socket.send_to(&data, to),
+        };
+        match sent {
+            Err(error) if error.raw_os_error() != Some(libc::EPERM) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
         }
-        self.received.fetch_add(1, Ordering::Release);
-    }
-
-    fn progress(&self, start: Instant) -> Progress {
-        let last = self.last.load(Ordering::Relaxed);
-        Progress {
-            received: self.received.load(Ordering::Acquire),
-            sent: self.sent.load(Ordering::Acquire),
-            last_received: (last != 0).then(|| start + Duration::from_nanos(last)),
-            longest_gap: Duration::from_nanos(self.gap.load(Ordering::Relaxed)),
-        }
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+/// What is in a packet: the stream and the packet's number.
+fn encode(stream: usize, number: u32) -> [u8; 8] {
+    let [.., a, b, c, d] = stream.to_be_bytes();
+    let [e, f, g, h] = number.to_be_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
-/// What sender, receiver and owner share.
-pub(crate) struct Shared {
-    pub(crate) start: Instant,
-    pub(crate) counts: Vec<Count>,
-    pub(crate) sending: AtomicBool,
-    pub(crate) receiving: AtomicBool,
+fn decode(data: &[u8]) -> Option<(usize, u32)> {
+    let (stream, number) = (data.first_chunk::<4>()?, data.last_chunk::<4>()?);
+    Some((usize::try_from(u32::from_be_bytes(*stream)).ok()?, u32::from_be_bytes(*number)))
 }
 
-/// Running traffic; stops when dropped.
+/// The number of a packet that opens a flow and is none of the stream's.
+const OPENING: u32 = u32::MAX;
+
+/// Streams that run.
 pub struct Traffic {
-    shared: Arc<Shared>,
-    pairs: Vec<Pair>,
-    threads: Vec<JoinHandle<()>>,
+    progress: Arc<Vec<Progress>>,
+    stop_sending: Arc<AtomicBool>,
+    stop_hearing: Arc<AtomicBool>,
+    sender: Option<JoinHandle<io::Result<()>>>,
+    receiver: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Traffic {
-    /// Starts all pairs; each sends a message every `interval`, or as often as the machine can.
-    pub fn start(lab: &Lab, pairs: &[Pair], interval: Duration) -> Result<Self, LabError> {
-        let wires = Wires::open(lab, pairs)?;
-        let shared = Arc::new(Shared {
-            start: Instant::now(),
-            counts: pairs.iter().map(|_| Count::default()).collect(),
-            sending: AtomicBool::new(true),
-            receiving: AtomicBool::new(true),
-        });
-        let wires = Arc::new(wires);
-        let (own, with) = (Arc::clone(&shared), Arc::clone(&wires));
-        let receiver = thread::spawn(move || with.receive(&own));
-        let (own, with) = (Arc::clone(&shared), wires);
-        let sender = thread::spawn(move || with.send(&own, interval));
-        Ok(Self { shared, pairs: pairs.to_vec(), threads: vec![sender, receiver] })
+    /// Starts all streams, one packet of each in turn with `pause` behind each round. Pushed flows are open when this
+    /// returns: policy must let their first packet through.
+    pub fn start(lab: &Lab, streams: &[Stream], pause: Duration) -> Result<Self, LabError> {
+        let mut sockets = Sockets { lab, listening: BTreeMap::new(), hearing: Vec::new() };
+        let exits = streams.iter().enumerate().map(|(index, stream)| sockets.exit(index, stream));
+        let exits = exits.collect::<Result<Vec<Exit>, LabError>>()?;
+        let progress: Arc<Vec<Progress>> = Arc::new(streams.iter().map(|_| Progress::default()).collect());
+        let (stop_sending, stop_hearing) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (seen, stop) = (Arc::clone(&progress), Arc::clone(&stop_hearing));
+        let hearing = sockets.hearing;
+        let receiver = thread::spawn(move || hear(&hearing, &seen, &stop));
+        let (counted, stop) = (Arc::clone(&progress), Arc::clone(&stop_sending));
+        let sender = thread::spawn(move || send(&exits, &counted, &stop, pause));
+        Ok(Self { progress, stop_sending, stop_hearing, sender: Some(sender), receiver: Some(receiver) })
     }
 
-    /// How far each pair is, in the order given.
-    pub fn progress(&self) -> Vec<Progress> {
-        self.shared.counts.iter().map(|count| count.progress(self.shared.start)).collect()
+    /// The number of the first packet of a stream whose sending has not begun.
+    pub fn next(&self, stream: usize) -> u32 {
+        self.progress[stream].begun.load(Ordering::SeqCst)
     }
 
-    /// Stops sending, waits for what is on its way, and counts.
-    pub fn stop(mut self) -> Report {
-        self.end();
-        let mut report = Report { pairs: self.progress(), ..Report::default() };
-        for (pair, progress) in self.pairs.iter().zip(&report.pairs) {
-            if pair.allowed {
-                report.sent += progress.sent;
-                report.received += progress.received;
-                report.lost += progress.sent.saturating_sub(progress.received);
-            } else {
-                report.forbidden_sent += progress.sent;
-                report.forbidden_received += progress.received;
-            }
-        }
-        report
+    /// The number of packets of a stream that the kernel has taken.
+    pub fn sent(&self, stream: usize) -> u32 {
+        self.progress[stream].ended.load(Ordering::SeqCst)
     }
 
-    fn end(&mut self) {
-        self.shared.sending.store(false, Ordering::Release);
-        let threads = std::mem::take(&mut self.threads);
-        if threads.is_empty() {
-            return;
-        }
-        let total = || self.shared.counts.iter().map(|count| count.received.load(Ordering::Acquire)).sum::<u64>();
-        let (deadline, mut before) = (Instant::now() + DRAIN, None);
-        while before != Some(total()) && Instant::now() < deadline {
-            before = Some(total());
-            thread::sleep(SILENCE);
-        }
-        self.shared.receiving.store(false, Ordering::Release);
-        for thread in threads {
-            if let Err(cause) = thread.join()
-                && !thread::panicking()
-            {
-                std::panic::resume_unwind(cause);
-            }
-        }
+    /// How many packets of a stream have arrived.
+    pub fn received(&self, stream: usize) -> usize {
+        locked(&self.progress[stream].arrivals).arrived.iter().filter(|arrived| **arrived).count()
+    }
+
+    /// When the last packet of a stream arrived.
+    pub fn last_arrival(&self, stream: usize) -> Option<Instant> {
+        locked(&self.progress[stream].arrivals).last
+    }
+
+    /// Stops sending, waits `grace` for what is on its way, and says what became of each stream.
+    pub fn stop(mut self, grace: Duration) -> io::Result<Vec<Report>> {
+        self.stop_sending.store(true, Ordering::SeqCst);
+        join(self.sender.take())?;
+        thread::sleep(grace);
+        self.stop_hearing.store(true, Ordering::SeqCst);
+        join(self.receiver.take())?;
+        Ok(self.progress.iter().map(Progress::report).collect())
     }
 }
 
 impl Drop for Traffic {
     fn drop(&mut self) {
-        self.end();
+        self.stop_sending.store(true, Ordering::SeqCst);
+        self.stop_hearing.store(true, Ordering::SeqCst);
+        // Whoever drops it without stop has failed already and wants no second panic.
+        for thread in [self.sender.take(), self.receiver.take()].into_iter().flatten() {
+            thread.join().ok();
+        }
     }
+}
+
+impl Progress {
+    fn report(&self) -> Report {
+        let sent = self.ended.load(Ordering::SeqCst);
+        let mut arrived = std::mem::take(&mut locked(&self.arrivals).arrived);
+        arrived.resize(usize::try_from(sent).unwrap_or(usize::MAX), false);
+        Report { sent, arrived }
+    }
+
+    fn arrive(&self, number: u32) {
+        let Ok(index) = usize::try_from(number) else { return };
+        let mut arrivals = locked(&self.arrivals);
+        if arrivals.arrived.len() <= index {
+            arrivals.arrived.resize(index + 1, false);
+        }
+        arrivals.arrived[index] = true;
+        arrivals.last = Some(Instant::now());
+    }
+}
+
+fn join(thread: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)))
+}
+
+fn send(exits: &[Exit], progress: &[Progress], stop: &AtomicBool, pause: Duration) -> io::Result<()> {
+    while !stop.load(Ordering::SeqCst) {
+        for (stream, (exit, progress)) in exits.iter().zip(progress).enumerate() {
+            let number = progress.begun.fetch_add(1, Ordering::SeqCst);
+            exit.send(stream, number)?;
+            progress.ended.store(number + 1, Ordering::SeqCst);
+        }
+        thread::sleep(pause);
+    }
+    Ok(())
+}
+
+fn hear(sockets: &[Arc<UdpSocket>], progress: &[Progress], stop: &AtomicBool) -> io::Result<()> {
+    while !stop.load(Ordering::SeqCst) {
+        let mut fds: Vec<PollFd<'_>> =
+            sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for socket in sockets {
+            drain(socket, progress)?;
+        }
+    }
+    Ok(())
+}
+
+fn drain(socket: &UdpSocket, progress: &[Progress]) -> io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(length) => {
+                if let Some((stream, number)) = decode(&buffer[..length])
+                    && number != OPENING
+                    && let Some(progress) = progress.get(stream)
+                {
+                    progress.arrive(number);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // What an ICMP error says about an earlier packet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The sockets of all streams.
+struct Sockets<'a> {
+    lab: &'a Lab,
+    listening: BTreeMap<(Place, SocketAddr), Arc<UdpSocket>>,
+    hearing: Vec<Arc<UdpSocket>>,
+}
+
+impl Sockets<'_> {
+    fn exit(&mut self, index: usize, stream: &Stream) -> Result<Exit, LabError> {
+        let server = self.listen(stream)?;
+        let to = SocketAddr::new(stream.address, stream.port);
+        let source = stream.from.source_towards(stream.address);
+        match stream.flow {
+            Flow::Fresh | Flow::Turns(_) => {
+                let ports = if let Flow::Turns(flows) = stream.flow { flows.clamp(1, PORTS) } else { PORTS };
+                let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+                let socket = self.inside(stream.from, || sys::raw_socket(family, libc::IPPROTO_RAW))?;
+                let ends = Ends { source, destination: to.ip(), source_port: 0, destination_port: to.port() };
+                Ok(Exit::Raw { socket, ends, ports })
+            }
+            Flow::Steady => Ok(Exit::Socket { socket: self.socket(stream.from, SocketAddr::new(source, 0))?, to }),
+            Flow::Pushed => {
+                let client = self.socket(stream.from, SocketAddr::new(source, 0))?;
+                let peer = open(&client, to, &server, encode(index, OPENING));
+                let peer =
+                    peer.map_err(|source| LabError::Socket { what: "opening a flow", place: stream.from, source })?;
+                self.hearing.push(client);
+                Ok(Exit::Socket { socket: server, to: peer })
+            }
+        }
+    }
+
+    /// The server's socket, which several streams may share.
+    fn listen(&mut self, stream: &Stream) -> Result<Arc<UdpSocket>, LabError> {
+        let own = match (stream.to, stream.address) {
+            (Place::Pod { .. }, like) => stream.to.address_like(like),
+            (_, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+            (_, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let at = SocketAddr::new(own, stream.server_port);
+        if let Some(socket) = self.listening.get(&(stream.to, at)) {
+            return Ok(Arc::clone(socket));
+        }
+        let socket = self.socket(stream.to, at)?;
+        self.listening.insert((stream.to, at), Arc::clone(&socket));
+        self.hearing.push(Arc::clone(&socket));
+        Ok(socket)
+    }
+
+    fn socket(&self, place: Place, at: SocketAddr) -> Result<Arc<UdpSocket>, LabError> {
+        self.inside(place, || {
+            let socket = UdpSocket::bind(at)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+            socket.set_nonblocking(true)?;
+            Ok(Arc::new(socket))
+        })
+    }
+
+    fn inside<T: Send>(&self, place: Place, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T, LabError> {
+        let made = self.lab.netns(place)?.run(work)?;
+        made.map_err(|source| LabError::Socket { what: "a socket for traffic", place, source })
+    }
+}
+
+/// Sends a flow's first packet until the server has it, and says from whom it came.
+fn open(client: &UdpSocket, to: SocketAddr, server: &UdpSocket, data: [u8; 8]) -> io::Result<SocketAddr> {
+    let mut buffer = [0; 64];
+    for _ in 0..200 {
+        client.send_to(&data, to)?;
+        thread::sleep(LOOK);
+        while let Ok((length, peer)) = server.recv_from(&mut buffer) {
+            if buffer[..length] == data {
+                return Ok(peer);
+            }
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }

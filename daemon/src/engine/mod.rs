@@ -13,7 +13,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -80,15 +80,37 @@ pub struct CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>),
+    TakeOver,
     Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
+}
+
+/// The status that everything reads, and a bell for those who wait for another one.
+struct Published {
+    status: Mutex<Arc<EngineStatus>>,
+    changed: Condvar,
+}
+
+impl Published {
+    fn new(status: EngineStatus) -> Self {
+        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new() }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Arc<EngineStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, status: EngineStatus) {
+        *self.read() = Arc::new(status);
+        self.changed.notify_all();
+    }
 }
 
 /// A handle to the engine's thread.
 pub struct Engine {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
-    status: Arc<Mutex<Arc<EngineStatus>>>,
+    status: Arc<Published>,
     gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -101,7 +123,7 @@ impl Engine {
         let (commands, inbox) = channel();
         let (gone_sender, gone) = unbounded_channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
-        let status = Arc::new(Mutex::new(Arc::new(EngineStatus::starting())));
+        let status = Arc::new(Published::new(EngineStatus::starting()));
         let parts = worker::Parts {
             config,
             lock,
@@ -119,6 +141,25 @@ impl Engine {
         self.send(Command::Enforce(effective));
     }
 
+    /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.
+    pub fn take_over(&self) {
+        self.send(Command::TakeOver);
+    }
+
+    /// Waits until the status says what `reached` asks for; whether it does.
+    pub fn wait(&self, within: Duration, reached: impl Fn(&EngineStatus) -> bool) -> bool {
+        let status = self.status.read();
+        let waited = self.status.changed.wait_timeout_while(status, within, |status| !reached(status));
+        waited.is_ok_and(|(_, timeout)| !timeout.timed_out())
+    }
+
+    /// Waits until the kernel enforces exactly this value; whether it does.
+    pub fn wait_enforced(&self, effective: &Arc<Effective>, within: Duration) -> bool {
+        self.wait(within, |status| {
+            status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
+        })
+    }
+
     /// Addresses of local pods whose interface was deleted. The first call gets them; a later one gets a closed receiver.
     pub fn interface_gone(&self) -> UnboundedReceiver<IpAddr> {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -127,7 +168,7 @@ impl Engine {
 
     /// What the engine knows of itself.
     pub fn status(&self) -> Arc<EngineStatus> {
-        let mut status = Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut status = Arc::clone(&self.status.read());
         let dead =
             self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
         if dead {

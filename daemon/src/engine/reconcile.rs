@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flatfell_rules::compile::{Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, compile};
 use flatfell_rules::diff::{Change, plan};
@@ -23,8 +23,9 @@ use crate::netlink::NetlinkError;
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
 
-/// A packet that entered before a bump must have left before the next commit, or it could stamp a stale decision as
-/// current; a stolen processor can hold it for milliseconds (docs/dataplane.md).
+/// A packet that entered before a bump must have left before flows are swept, or it makes a flow that the sweep misses,
+/// and before the next commit, or it could stamp a stale decision as current; a stolen processor can hold it for
+/// milliseconds (docs/dataplane.md).
 const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -41,7 +42,6 @@ pub(super) struct Reconciler {
     generation: Generation,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
     values: BTreeMap<String, CounterValue>,
-    last_bump: Option<Instant>,
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
@@ -69,7 +69,6 @@ impl Reconciler {
             generation: Generation::FIRST,
             meanings: Arc::default(),
             values: BTreeMap::new(),
-            last_bump: None,
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -102,6 +101,12 @@ impl Reconciler {
                 Some(FIRST_RETRY.saturating_mul(1 << self.failures.min(7)).min(LAST_RETRY))
             }
         }
+    }
+
+    /// The next turn builds the other tables and lets the ones in force go behind them.
+    pub(super) fn take_over(&mut self) {
+        self.refusals = 0;
+        self.slot = self.slot.other();
     }
 
     /// The status as far as this side knows it.
@@ -145,9 +150,9 @@ impl Reconciler {
         self.meanings = Arc::new(counters);
         self.have = Some(change.result);
         if change.tightens {
-            let stale = Stale::Generation(self.generation);
+            let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
             self.generation = next;
-            self.last_bump = Some(Instant::now());
+            std::thread::sleep(REST_AFTER_BUMP);
             self.sweep(wanted, links, stale);
         } else if self.sweep_fault.is_some() {
             self.sweep(wanted, links, Stale::Any);
@@ -225,9 +230,6 @@ impl Reconciler {
     }
 
     fn commit(&mut self, step: &[Op]) -> Result<(), CommitError> {
-        if let Some(bump) = self.last_bump.take() {
-            std::thread::sleep((bump + REST_AFTER_BUMP).saturating_duration_since(Instant::now()));
-        }
         let stats = self.kernel.commit(step)?;
         self.status.transactions.commit(&stats);
         Ok(())
@@ -241,8 +243,7 @@ impl Reconciler {
             self.refusals += 1;
         }
         if self.refusals == REFUSALS {
-            self.refusals = 0;
-            self.slot = self.slot.other();
+            self.take_over();
         }
         self.status.transactions.failed += 1;
         self.status.transactions.last_error = Some(error.to_string());
@@ -269,7 +270,7 @@ pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
 fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
     let (v4, v6) = families(&wanted.addresses());
     for bridge in bridges {
-        let missing = (!bridge.nf_call_iptables, !bridge.nf_call_ip6tables);
+        let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
         if missing != (false, false) {
             links
                 .set_nf_call(bridge, missing.0, missing.1)

@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::lookout::{Known, LookoutThread};
 use super::reconcile::{Reconciler, families};
-use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
+use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) lock: Lock,
     pub(super) inbox: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
-    pub(super) status: Arc<Mutex<Arc<EngineStatus>>>,
+    pub(super) status: Arc<Published>,
     pub(super) gone: UnboundedSender<IpAddr>,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn spawn(parts: Parts) -> Result<JoinHandle<()>, EngineError> {
 struct Worker {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
-    status: Arc<Mutex<Arc<EngineStatus>>>,
+    status: Arc<Published>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
     lookout: LookoutThread,
@@ -137,6 +137,10 @@ impl Worker {
                     self.wanted = Some(effective);
                     self.due = Some(Instant::now());
                 }
+                Ok(Command::TakeOver) => {
+                    self.reconciler.take_over();
+                    self.due = Some(Instant::now());
+                }
                 Ok(Command::Counters(answer)) => {
                     // Whoever asked may have given up.
                     let _ = answer.send(self.counters());
@@ -200,6 +204,6 @@ impl Worker {
             let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };
             list.push(bypass.message);
         }
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+        self.status.publish(status);
     }
 }

@@ -6,7 +6,7 @@ use flatfell_rules::ruleset::{Datum, Element, KeyType, Op, OpKind, Set, SetKind,
 
 use super::{change, one, set, table, v4};
 
-fn intervals(kind: KeyType, ranges: &[(Value, Value)]) -> Set {
+pub fn intervals(kind: KeyType, ranges: &[(Value, Value)]) -> Set {
     let elements = ranges.iter().map(|(first, last)| (Element::Range(first.clone(), last.clone()), Datum::None));
     Set { key: vec![kind], interval: true, ..set(SetKind::Set, elements) }
 }

@@ -241,9 +241,14 @@ fn what_is_fixed_at_creation_makes_the_table_anew() {
         },
         |table| {
             table.chains.insert("base".into(), base([]));
-            table.sets.insert("peers".into(), intervals(KeyType::InetService, &[]));
+            table.sets.insert("peers".into(), intervals::intervals(KeyType::InetService, &[]));
         },
-        |table| table.sets.insert("peers".into(), intervals(KeyType::Ipv4Addr, &[(v4(1), v4(2))])).map_or((), |_| ()),
+        |table| {
+            table
+                .sets
+                .insert("peers".into(), intervals::intervals(KeyType::Ipv4Addr, &[(v4(1), v4(2))]))
+                .map_or((), |_| ())
+        },
     ];
     for (number, alter) in changes.into_iter().enumerate() {
         let mut want = have.clone();

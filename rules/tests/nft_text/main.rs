@@ -235,7 +235,7 @@ fn matches_and_statements_are_printed_as_nft_prints_them() {
             ("hits".into(), Counter { comment: "a b".into() }),
             ("a/b.c_d-e".into(), Counter::default()),
         ]),
-        sets: BTreeMap::from([("by-mark".into(), set(SetKind::CounterMap, &[KeyType::Mark], false, by_mark))]),
+        sets: BTreeMap::from([("by-mark".into(), sets::set(SetKind::CounterMap, &[KeyType::Mark], false, by_mark))]),
         chains: BTreeMap::from([("end".into(), Chain::default())]),
     };
     assert_round_trip(&namespace, &with_chains(Family::Inet, chain(rules), table));

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flatfell_rules::ruleset::{
-    Chain, Counter, Datum, Element, Expr, Family, Field, KeyType, Rule, Set, SetKind, Table, Value, Verdict,
+    Chain, Counter, Datum, Element, Expr, Family, Field, KeyType, Set, SetKind, Table, Value, Verdict,
 };
 
 use super::{Namespace, assert_round_trip, chain, rule, v4, v6, with_chains};
 
-fn set(kind: SetKind, key: &[KeyType], interval: bool, elements: impl IntoIterator<Item = (Element, Datum)>) -> Set {
+pub fn set(
+    kind: SetKind,
+    key: &[KeyType],
+    interval: bool,
+    elements: impl IntoIterator<Item = (Element, Datum)>,
+) -> Set {
     Set { kind, key: key.to_vec(), interval, comment: "what it holds".into(), elements: elements.into_iter().collect() }
 }
 
