@@ -1,4 +1,7 @@
-//! Each row of the NetworkPolicy semantics (docs/testing.md lists them) with real packets. A test's comment quotes its row's words.
+//! Each row of the NetworkPolicy semantics with real packets; a test's comment quotes its row's words.
+//!
+//! In: manifests for the daemon on node 1. Out: each packet that went another way than its row says. What always holds:
+//! every row has packets that pass and packets that do not.
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
