@@ -1,11 +1,17 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo test deps lint unit kernel mutants bench clean
+.PHONY: demo listing test deps lint unit kernel mutants bench clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps
 
 demo: deps
 	cargo build --quiet --workspace --bins
 	./target/debug/demo
+
+# docs/listing.nft: what nft lists on a node of the demo.
+listing: deps
+	cargo build --quiet --workspace --bins
+	./target/debug/demo --listing > docs/listing.nft.new
+	mv docs/listing.nft.new docs/listing.nft
 
 test: deps lint unit kernel
 
@@ -30,8 +36,9 @@ mutants: deps
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
 	./integration/mutants.sh 300
 
+# The pure parts; docs/benchmarks.md has the numbers of one run.
 bench: deps
-	cargo bench --package flatfell-bench
+	cargo bench --package flatfell-bench --bench pure
 
 clean:
 	cargo clean

@@ -20,7 +20,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::{
     links::PodBridge,
-    netlink::{Malformed, Netlink, NetlinkError},
+    netlink::{Malformed, NetlinkError, Socket},
 };
 
 /// What the names of Flatfell's own tables begin with.
@@ -126,9 +126,9 @@ pub struct Facts<'a> {
     pub pod_bridges: &'a [PodBridge],
     /// Whether there is an [`IPVS_INTERFACE`].
     pub ipvs: bool,
-    /// Whether pods have IPv4 addresses.
+    /// Whether pods speak IPv4.
     pub v4: bool,
-    /// Whether pods have IPv6 addresses.
+    /// Whether pods speak IPv6.
     pub v6: bool,
     /// The bits of ct mark that are ours.
     pub mark_mask: u32,
@@ -140,7 +140,7 @@ pub struct Facts<'a> {
 /// its own, not in the one that commits.
 #[derive(Debug)]
 pub struct Lookout {
-    socket: Netlink,
+    socket: Socket,
     seen: Option<Seen>,
 }
 
@@ -156,7 +156,7 @@ struct Seen {
 impl Lookout {
     /// A lookout over the calling thread's network namespace.
     pub fn open() -> Result<Self, BypassError> {
-        Ok(Self { socket: Netlink::open(SockProtocol::NetlinkNetFilter, 0)?, seen: None })
+        Ok(Self { socket: Socket::open(SockProtocol::NetlinkNetFilter, 0)?, seen: None })
     }
 
     /// Everything that is found now. After an error the lookout is to be opened anew.

@@ -191,7 +191,7 @@ async fn readiness_says_why_not() {
         read: true,
         ..SourceState::default()
     }));
-    assert!(lab.get("/readyz").await.ends_with("- a.yaml:1: x\n"));
+    assert!(lab.get("/readyz").await.ends_with("- a.yaml:1: x: correct it\n"));
     lab.source.send_replace(Arc::default());
     assert!(lab.get("/readyz").await.ends_with("- the manifests are not read yet\n"));
     assert!(lab.get("/healthz").await.starts_with("HTTP/1.1 200"), "alive all the same");

@@ -11,8 +11,20 @@ fn main() -> ExitCode {
     match commands::execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("flatfell: {error:#}");
+            eprintln!("flatfell: {}", told_once(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes; a cause that was told with the error before it is not told again.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }

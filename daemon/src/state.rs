@@ -11,6 +11,7 @@ use flatfell_rules::names;
 use flatfell_rules::object::ObjectName;
 use tokio::sync::watch;
 
+use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::{Directory, Object, Problem};
 use crate::totals::{Total, Totals};
@@ -50,6 +51,8 @@ pub struct SourceState {
     pub unknown: Vec<String>,
     /// Policies that were refused, each once.
     pub refused: Vec<ObjectName>,
+    /// Whether the rules of an earlier run stay in force until what is unknown can be read.
+    pub held: bool,
 }
 
 impl SourceState {
@@ -71,7 +74,13 @@ impl SourceState {
             problems: directory.problems().iter().cloned().collect(),
             unknown: directory.unknown(),
             refused,
+            held: false,
         }
+    }
+
+    /// The same, and whether an earlier run's rules are held for it.
+    pub fn held(self, held: bool) -> Self {
+        Self { held, ..self }
     }
 }
 
@@ -107,11 +116,17 @@ impl State {
         if !source.read {
             reasons.push("the manifests are not read yet".to_owned());
         }
-        reasons.extend(source.unknown.iter().cloned());
+        reasons.extend(source.unknown.iter().map(|what| format!("{what}: correct it")));
+        if source.held {
+            let seconds = HOLD.as_secs();
+            reasons.push(format!(
+                "the rules of an earlier run stay in force until these files can be read, or {seconds} s have passed"
+            ));
+        }
         let status = self.engine.status();
         reasons.extend(status.not_ready.iter().cloned());
         if source.read && !status.synced {
-            reasons.push("the kernel does not have the newest policy yet".to_owned());
+            reasons.push("the kernel does not have the newest policy yet: it is on its way".to_owned());
         }
         reasons
     }

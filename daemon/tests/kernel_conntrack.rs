@@ -5,8 +5,8 @@ mod kernel_common;
 use std::net::{IpAddr, UdpSocket};
 
 use flatfell::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, Marked, Transport, Tuple};
-use flatfell::kernel::socket::Socket;
-use flatfell::kernel::wire::{Nest, Request, messages};
+use flatfell::kernel::netfilter_socket;
+use flatfell::netlink::{ACKED, REQUEST, Request, netfilter};
 use kernel_common::*;
 
 /// Makes conntrack work; a Service in the way of port 5000; flows to port 6000 in a zone.
@@ -116,29 +116,33 @@ fn a_flow_that_is_gone_is_no_error_and_is_not_made() {
 fn made(number: u32, seq: u32) -> Vec<u8> {
     let [a, b, c, d] = (0x0a00_0000 + number).to_be_bytes();
     let direction = |src: [u8; 4], dst: [u8; 4]| {
-        move |nest: Nest| {
-            nest.nest(1, |ip| ip.attribute(1, &src).attribute(2, &dst))
-                .nest(2, |proto| proto.attribute(1, &[17]).attribute(2, &[0x10, 0]).attribute(3, &[0x10, 0]))
+        move |nest: Request| {
+            nest.nest(1, |ip| ip.attr(1, &src).attr(2, &dst))
+                .nest(2, |proto| proto.attr(1, &[17]).attr(2, &[0x10, 0]).attr(3, &[0x10, 0]))
         }
     };
-    Request::new(0x0100, 0x0400 | if seq.is_multiple_of(500) { 4 } else { 0 }, seq, 2)
+    const NLM_F_CREATE: u16 = 0x0400;
+    let flags = if seq.is_multiple_of(500) { ACKED } else { REQUEST };
+    Request::new(0x0100, NLM_F_CREATE | flags, &netfilter(2))
         .nest(1, direction([a, b, c, d], [9, 9, 9, 9]))
         .nest(2, direction([9, 9, 9, 9], [a, b, c, d]))
-        .attribute(7, &600_u32.to_be_bytes())
-        .attribute(8, &number.to_be_bytes())
-        .finish()
+        .attr(7, &600_u32.to_be_bytes())
+        .attr(8, &number.to_be_bytes())
+        .finish(seq)
+        .expect("short")
 }
 
 #[test]
 fn many_flows_are_read_and_marked() {
     const FLOWS: u32 = 100_000;
     with_conntrack(|| {
-        let mut socket = Socket::open().expect("open");
+        let mut socket = netfilter_socket().expect("open");
         for first in (0..FLOWS).step_by(500) {
             let bytes: Vec<u8> = (first..first + 500).flat_map(|number| made(number, number + 1)).collect();
             socket.send(&bytes).expect("send");
-            let answered = messages(socket.receive().expect("receive")).filter_map(|message| message.answer()).count();
-            assert_eq!(answered, 1, "only the last one is answered");
+            let answers = socket.receive().expect("receive").map(|message| message.expect("well formed").answer());
+            let answered = answers.filter(|answer| answer.as_ref().is_ok_and(Option::is_some));
+            assert_eq!(answered.count(), 1, "only the last one is answered");
         }
         let mut conntrack = Conntrack::open().expect("open");
         let start = std::time::Instant::now();

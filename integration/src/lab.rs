@@ -4,8 +4,10 @@
 //! [`crate::place`]. What always holds: a lab that could not be completed leaves nothing behind.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::netns::{self, Netns, NetnsError};
-use crate::place::Place;
+use crate::place::{Place, bridge_address_like};
+use crate::probe::Probe;
 use crate::service::{self, Service};
 use crate::station::Station;
 use crate::wiring;
@@ -112,6 +115,8 @@ impl Lab {
         together(lab.places().into_iter().filter(|place| matches!(place, Place::Pod { .. })), |pod| {
             lab.start_pod(pod)
         })?;
+        lab.raise_bridges()?;
+        lab.greet()?;
         Ok(lab)
     }
 
@@ -144,7 +149,12 @@ impl Lab {
     fn set_up(&self, place: Place) -> Result<(), LabError> {
         let call = if self.config.bridge_nf_call { "1" } else { "0" };
         // Hairpin returns a pod's own duplicate-address probe: the bridge plugin switches detection off too.
-        let common = [("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/all/accept_dad", "0")];
+        let common = [
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            // Or the loss of a first address takes its fellows with it.
+            ("net/ipv4/conf/all/promote_secondaries", "1"),
+        ];
         let node = [
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
@@ -166,8 +176,6 @@ impl Lab {
             text.push_str(&wiring::plug(Place::pod(node, slot), slot, pod.name()));
         }
         self.batch(place, "ip", &text)?;
-        // The tunnel's IPv6 address is the pods' anycast router too, for which a node answers late by default.
-        self.netns(place)?.run(|| sysctl("net/ipv6/neigh/cni0/proxy_delay", "0"))??;
         if self.config.masquerade {
             self.nft(place, &service::flannel_masquerade(node))?;
         }
@@ -179,16 +187,68 @@ impl Lab {
         self.batch(pod, "ip", &wiring::pod(pod, node))
     }
 
+    fn raise_bridges(&self) -> Result<(), LabError> {
+        self.wait_for_links(&self.switch, Place::Outside)?;
+        self.switch.feed("ip", &["-batch", "-"], "link set br0 up\n")?;
+        together(self.node_numbers(), |node| {
+            let (place, space) = (Place::Node(node), self.netns(Place::Node(node))?);
+            self.wait_for_links(space, place)?;
+            self.batch(place, "ip", &wiring::raise(node))?;
+            // The tunnel's IPv6 address is the pods' anycast router too, for which a node answers late by default.
+            space.run(|| sysctl("net/ipv6/neigh/cni0/proxy_delay", "0"))??;
+            self.wait_for_ports(space, place)
+        })?;
+        self.wait_for_ports(&self.switch, Place::Outside)
+    }
+
     /// The kernel begins to use a link some time after it is up; until then it swallows packets.
     fn wait_for_links(&self, space: &Netns, place: Place) -> Result<(), LabError> {
+        self.wait_until(place, || Ok(links_are_used(&space.feed("ip", &["-o", "link", "show", "up"], "")?)))
+    }
+
+    /// A bridge begins to use a port later still.
+    fn wait_for_ports(&self, space: &Netns, place: Place) -> Result<(), LabError> {
+        let forwards = |listing: &str| listing.lines().all(|port| port.contains(" state forwarding "));
+        self.wait_until(place, || Ok(forwards(&space.feed("bridge", &["link", "show"], "")?)))?;
+        self.wait_for_links(space, place)
+    }
+
+    /// An IPv6 address is there before the place hears who asks for it.
+    fn wait_for_solicitations(&self, place: Place, address: Ipv6Addr) -> Result<(), LabError> {
+        let [.., a, b, c] = address.octets();
+        let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+        let joined = || fs::read_to_string("/proc/thread-self/net/igmp6").is_ok_and(|groups| groups.contains(&group));
+        self.wait_until(place, || Ok(self.netns(place)?.run(joined)?))
+    }
+
+    fn wait_until(&self, place: Place, mut ready: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
         let deadline = Instant::now() + LINKS;
-        while !links_are_used(&space.feed("ip", &["-o", "link", "show", "up"], "")?) {
+        while !ready()? {
             if Instant::now() > deadline {
                 return Err(LabError::NotReady(place));
             }
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(1));
         }
         Ok(())
+    }
+
+    /// Lets neighbours find each other, so that no probe pays for it (a lost solicitation costs a second).
+    fn greet(&self) -> Result<(), LabError> {
+        let any = Place::Outside.addresses();
+        let mut greetings: Vec<Probe> = Vec::new();
+        for place in self.places() {
+            match place {
+                Place::Pod { node, .. } => {
+                    greetings.extend(any.map(|like| Probe::icmp(place, bridge_address_like(node, like))));
+                }
+                Place::Node(_) | Place::Outside => {
+                    let hosts = self.node_numbers().map(Place::Node).chain([Place::Outside]);
+                    let others = hosts.filter(|&host| host != place);
+                    greetings.extend(others.flat_map(Place::addresses).map(|to| Probe::icmp(place, to)));
+                }
+            }
+        }
+        self.wait_until(Place::Outside, || Ok(self.probes(&greetings)?.iter().all(|outcome| outcome.answered)))
     }
 
     /// The namespace of a place.
@@ -221,7 +281,8 @@ impl Lab {
         self.batch(Place::Node(node), "ip", &plug)?;
         self.start_pod(place)?;
         self.wait_for_links(self.netns(place)?, place)?;
-        self.wait_for_links(self.netns(Place::Node(node))?, place)?;
+        self.wait_for_ports(self.netns(Place::Node(node))?, place)?;
+        self.wait_for_solicitations(place, place.v6())?;
         Ok(place)
     }
 
@@ -238,7 +299,11 @@ impl Lab {
     /// Gives a pod (or host) another address beside those it has, of the length its family has in the plan.
     pub fn add_address(&self, place: Place, address: IpAddr) -> Result<(), LabError> {
         let rest = if address.is_ipv4() { "24 dev eth0" } else { "64 dev eth0 nodad" };
-        self.batch(place, "ip", &format!("address add {address}/{rest}\n"))
+        self.batch(place, "ip", &format!("address add {address}/{rest}\n"))?;
+        match address {
+            IpAddr::V4(_) => Ok(()),
+            IpAddr::V6(v6) => self.wait_for_solicitations(place, v6),
+        }
     }
 
     /// Takes an address away. A pod that loses its last one of a family loses its default route as well:
@@ -253,9 +318,11 @@ impl Lab {
         let node = pod.node().ok_or(LabError::NoSuchPlace(pod))?;
         self.add_address(pod, new)?;
         self.remove_address(pod, old)?;
-        // With the last address of its family a pod loses its default route.
-        let gateway = crate::place::bridge_address_like(node, new);
-        self.batch(pod, "ip", &format!("route replace default via {gateway}\n"))
+        let mut text = String::new();
+        for like in pod.addresses() {
+            let _ = writeln!(text, "route replace default via {}", bridge_address_like(node, like));
+        }
+        self.batch(pod, "ip", &text)
     }
 
     /// Programs these Services, and no others, on every node.
@@ -314,17 +381,20 @@ impl Drop for Lab {
     }
 }
 
-/// Whether each cable in this listing, and each bridge with a port in it, is in use.
+/// Whether each cable in this listing is in use, and no bridge with a port in it waits for its ports.
 fn links_are_used(listing: &str) -> bool {
     let cables = || listing.lines().filter(|line| line.contains("@if"));
-    let has_ports = |bridge: &str| cables().any(|line| line.contains(&format!(" master {bridge} ")));
-    let bridges = ["cni0", "br0"].into_iter().filter(|bridge| has_ports(bridge));
-    let named = bridges.flat_map(|bridge| listing.lines().filter(move |line| line.contains(&format!(": {bridge}: "))));
-    cables().chain(named).all(|line| line.contains(" state UP "))
+    let waits = |line: &str| {
+        let bridge = ["cni0", "br0"].into_iter().find(|bridge| line.contains(&format!(": {bridge}: ")));
+        let has_ports = |bridge: &str| cables().any(|cable| cable.contains(&format!(" master {bridge} ")));
+        let idle = !line.contains("LOWER_UP") || line.contains(" qdisc noop ");
+        idle && bridge.is_some_and(has_ports)
+    };
+    cables().all(|line| line.contains(" state UP ")) && !listing.lines().any(waits)
 }
 
 fn sysctl(setting: &str, value: &str) -> Result<(), LabError> {
-    std::fs::write(format!("/proc/sys/{setting}"), value)
+    fs::write(format!("/proc/sys/{setting}"), value)
         .map_err(|source| LabError::Sysctl { setting: setting.to_owned(), source })
 }
 

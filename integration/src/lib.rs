@@ -12,21 +12,29 @@
 //! # Ok::<(), flatfell_integration::LabError>(())
 //! ```
 
+pub mod inprocess;
 pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod packet;
 pub mod place;
 pub mod probe;
+pub mod raw;
+pub mod scene;
 pub mod service;
 mod sight;
 mod station;
 mod sys;
+pub mod traffic;
 
 pub mod wiring;
 
 pub use lab::{Lab, LabConfig, LabError};
 pub use netns::Netns;
+pub use node::{FlatfellNode, NodeError};
 pub use packet::Protocol;
 pub use place::Place;
 pub use probe::{Arrival, Framing, Outcome, Probe};
+pub use scene::Scene;
 pub use service::{NodePort, Service};
+pub use traffic::{Flow, Report, Stream, Traffic};

@@ -63,6 +63,8 @@ pub enum NetnsError {
 pub struct Netns {
     name: String,
     handle: File,
+    /// Whether the name goes with this handle.
+    owned: bool,
 }
 
 impl Netns {
@@ -80,7 +82,13 @@ impl Netns {
     fn open(name: &str) -> Result<Self, NetnsError> {
         let handle = File::open(Path::new(DIRECTORY).join(name))
             .map_err(|source| NetnsError::Open { name: name.to_owned(), source })?;
-        Ok(Self { name: name.to_owned(), handle })
+        Ok(Self { name: name.to_owned(), handle, owned: true })
+    }
+
+    /// A second way in, which leaves the namespace to this one.
+    pub(crate) fn again(&self) -> Result<Self, NetnsError> {
+        let handle = self.handle.try_clone().map_err(|source| NetnsError::Open { name: self.name.clone(), source })?;
+        Ok(Self { name: self.name.clone(), handle, owned: false })
     }
 
     /// Its name, for `ip netns exec NAME`.
@@ -127,7 +135,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if Path::new(DIRECTORY).join(&self.name).exists() {
+        if self.owned && Path::new(DIRECTORY).join(&self.name).exists() {
             delete([self.name.as_str()].into_iter());
         }
     }

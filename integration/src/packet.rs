@@ -182,7 +182,7 @@ fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-fn with_checksum(mut bytes: Vec<u8>, at: usize, protocol: u8, ends: Ends) -> Vec<u8> {
+pub(crate) fn with_checksum(mut bytes: Vec<u8>, at: usize, protocol: u8, ends: Ends) -> Vec<u8> {
     let mut pseudo = Vec::new();
     if protocol != 1 {
         match (ends.source, ends.destination) {

@@ -4,13 +4,13 @@
 //! What always holds: all probes of a batch are in flight together and a missing one costs one common wait; arrival is
 //! seen at the destination, behind every rule on the way.
 //!
-//! Nothing needs to listen: a pod is observed at its `eth0`, a node behind its input hook; TCP and ICMP are answered by
+//! Nothing needs to listen: a pod is observed at its `eth0` (whatever comes there, has the pod the address or not), a node behind its input hook; TCP and ICMP are answered by
 //! the destination's kernel, everything else by the lab. The outside host stands for every address that is nobody's.
 //! Flows of earlier batches live on in conntrack; source ports are new each time, but protocols without ports need
 //! [`Lab::flush_conntrack`] between two batches that expect different verdicts.
 
-use std::collections::HashMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
@@ -249,7 +249,7 @@ impl Lab {
     }
 }
 
-type Stations = std::collections::BTreeMap<Place, Station>;
+type Stations = BTreeMap<Place, Station>;
 
 fn listen(station: &Station, found: &mut dyn FnMut(Place, Sight)) -> Result<(), LabError> {
     station.hear(found).map_err(|source| LabError::Socket { what: "hearing", place: station.place(), source })

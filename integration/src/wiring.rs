@@ -25,21 +25,28 @@ pub(crate) fn node(node: u8, nodes: u8, switch: &str) -> String {
         text,
         "link set lo up
 link add cni0 address {mac} mtu 1450 type bridge
-address add {bridge4}/24 dev cni0
-address add {bridge6}/64 dev cni0 nodad
-link set cni0 up
 route add default via {router4}
 route add default via {router6}
 ",
         mac = mac_text(bridge_mac(node)),
-        bridge4 = bridge_address_like(node, V4),
-        bridge6 = bridge_address_like(node, V6),
         router4 = router.v4(),
         router6 = router.v6(),
     );
     text.push_str(&tunnels(node));
     (1..=nodes).filter(|&peer| peer != node).for_each(|peer| text.push_str(&tunnel_peer(peer)));
     text
+}
+
+/// The last step of a node. A bridge that is up before its ports are takes the kernel a second to use.
+pub(crate) fn raise(node: u8) -> String {
+    format!(
+        "link set cni0 up
+address add {}/24 dev cni0
+address add {}/64 dev cni0 nodad
+",
+        bridge_address_like(node, V4),
+        bridge_address_like(node, V6),
+    )
 }
 
 /// flannel.1 and flannel-v6.1, as flanneld makes them.
@@ -121,7 +128,7 @@ link set eth0 up
 
 /// The underlay's segment, once all cables are plugged.
 pub(crate) fn switch(nodes: u8) -> String {
-    let mut text = "link set lo up\nlink add br0 type bridge\nlink set br0 up\n".to_owned();
+    let mut text = "link set lo up\nlink add br0 type bridge\n".to_owned();
     for place in (1..=nodes).map(Place::Node).chain([Place::Outside]) {
         let _ = writeln!(text, "link set {place} master br0 up");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flatfell_integration::place::{bridge_address_like, tunnel_address_like};
-use flatfell_integration::{Lab, LabConfig, NodePort, Outcome, Place, Probe, Protocol, Service};
+use flatfell_integration::{Flow, Lab, LabConfig, NodePort, Outcome, Place, Probe, Protocol, Service, Stream, Traffic};
 
 fn lab(nodes: u8, pods: u8) -> Lab {
     Lab::new(LabConfig { nodes, pods, ..LabConfig::default() }).unwrap()
@@ -46,7 +46,7 @@ fn delivered(outcomes: &[Outcome]) -> Vec<bool> {
 fn everybody_reaches_everybody() {
     let start = Instant::now();
     let lab = lab(2, 8);
-    println!("built in {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "built in {:?}", start.elapsed());
     let ends = [Place::pod(1, 0), Place::pod(1, 7), Place::pod(2, 3), Place::Node(1), Place::Node(2), Place::Outside];
     for from in ends {
         for to in ends {
@@ -58,7 +58,7 @@ fn everybody_reaches_everybody() {
     all_arrive(&lab, &batch, |probe| {
         (0..8).map(|slot| Place::pod(2, slot)).find(|p| p.addresses().contains(&probe.to)).unwrap()
     });
-    println!("{} probes in {:?}", batch.len(), start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(500), "{} probes in {:?}", batch.len(), start.elapsed());
 }
 
 fn address(text: &str) -> IpAddr {
@@ -89,6 +89,18 @@ fn a_dropped_answer_is_no_answer() {
         .unwrap();
     for outcome in lab.probes(&all_protocols(a, b)).unwrap() {
         assert!(outcome.delivered && !outcome.answered, "{outcome:?}");
+    }
+}
+
+#[test]
+fn conntrack_finds_nothing_invalid() {
+    let lab = Lab::new(LabConfig { nodes: 3, pods: 2, bridge_nf_call: true, ..LabConfig::default() }).unwrap();
+    for node in 1..=3 {
+        lab.nft(Place::Node(node), &drop_in_forward("ct state invalid drop;")).unwrap();
+    }
+    let from = Place::pod(1, 0);
+    for to in [Place::pod(1, 1), Place::pod(2, 0), Place::pod(3, 1), Place::Outside] {
+        all_arrive(&lab, &all_protocols(from, to), |_| to);
     }
 }
 
@@ -275,12 +287,13 @@ fn pods_come_go_and_are_renumbered() {
     let more = [address("10.244.2.200"), address("fd00:10:244:2::200")];
     more.iter().for_each(|&more| lab.add_address(pod, more).unwrap());
     for to in more {
-        assert!(lab.probe(&Probe::tcp(near, to, 80)).unwrap().answered);
+        let there = lab.probe(&Probe::tcp(near, to, 80)).unwrap();
+        assert!(there.answered, "{to}: {there:?}");
         let back = lab.probe(&Probe::tcp(pod, near.address_like(to), 80).from_address(to)).unwrap();
         assert_eq!((back.arrivals[0].source, back.answered), (to, true));
     }
     lab.renumber(pod, pod.v4().into(), address("10.244.2.99")).unwrap();
-    assert!(!lab.probe(&Probe::tcp(near, pod.v4(), 80)).unwrap().delivered);
+    assert!(!lab.probe(&Probe::tcp(near, pod.v4(), 80)).unwrap().answered);
     assert!(lab.probe(&Probe::tcp(near, address("10.244.2.99"), 80)).unwrap().answered);
     lab.remove_pod(pod).unwrap();
     assert!(!lab.probe(&Probe::tcp(near, pod.v6(), 80)).unwrap().delivered);
@@ -334,4 +347,21 @@ fn processes_and_closures_run_inside() {
     let before = own();
     assert_ne!(lab.netns(place).unwrap().run(own).unwrap(), before);
     assert_eq!(own(), before);
+}
+
+#[test]
+fn traffic_counts_every_packet() {
+    let lab = lab(2, 1);
+    let (client, server) = (Place::pod(1, 0), Place::pod(2, 0));
+    lab.nft(Place::Node(1), &drop_in_forward("udp dport 6000 drop;")).unwrap();
+    let streams = |port| server.addresses().map(|address| Stream::new(client, server, address, port, Flow::Fresh));
+    let traffic = Traffic::start(&lab, &[streams(5000), streams(6000)].concat(), Duration::from_millis(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let reports = traffic.stop(Duration::from_millis(200)).unwrap();
+    for report in &reports[..2] {
+        assert!(report.lost() == 0 && report.received() > 50, "{} lost", report.lost());
+    }
+    for report in &reports[2..] {
+        assert!(report.received() == 0 && report.lost() > 50, "{} received", report.received());
+    }
 }

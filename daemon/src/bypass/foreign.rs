@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 
 use super::{Bypass, BypassError, Kind, OWN, mark};
-use crate::netlink::{ACKED, Attrs, DUMP, Malformed, Message, Netlink, NetlinkError, Request, field};
+use crate::netlink::{
+    ACKED, Attrs, DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter,
+};
 
 const NFT_MSG_GETTABLE: u16 = 10 << 8 | 1;
 const NFT_MSG_GETCHAIN: u16 = 10 << 8 | 4;
 const NFT_MSG_GETRULE: u16 = 10 << 8 | 7;
 const NFT_MSG_GETGEN: u16 = 10 << 8 | 16;
 const NFT_MSG_GETFLOWTABLE: u16 = 10 << 8 | 23;
-/// struct nfgenmsg
-const HEADER: usize = 4;
 const NFTA_GEN_ID: u16 = 1;
 /// The table's name is the first attribute of tables, chains, rules and flowtables alike.
 const NFTA_TABLE: u16 = 1;
@@ -76,17 +76,17 @@ fn family_name(family: u8) -> &'static str {
 }
 
 /// The number of the ruleset's last change.
-pub fn generation(socket: &mut Netlink) -> Result<u32, BypassError> {
+pub fn generation(socket: &mut Socket) -> Result<u32, BypassError> {
     let mut generation = None;
-    socket.ask::<BypassError>(Request::new(NFT_MSG_GETGEN, ACKED, &header(NFPROTO_UNSPEC)), |message| {
-        generation = message.attrs(HEADER)?.find_kind(NFTA_GEN_ID)?.map(|id| id.u32_be()).transpose()?;
+    socket.ask::<BypassError>(Request::new(NFT_MSG_GETGEN, ACKED, &netfilter(NFPROTO_UNSPEC)), |message| {
+        generation = message.attrs(NETFILTER_HEADER)?.find_kind(NFTA_GEN_ID)?.map(|id| id.u32_be()).transpose()?;
         Ok(())
     })?;
     generation.ok_or(BypassError::Ruleset(Malformed("no generation in the answer").into()))
 }
 
 /// Everything found in the tables of others, and whether they stood still meanwhile.
-pub fn scan(socket: &mut Netlink, mark_mask: u32) -> Result<(Vec<Bypass>, bool), BypassError> {
+pub fn scan(socket: &mut Socket, mark_mask: u32) -> Result<(Vec<Bypass>, bool), BypassError> {
     let (tables, mut whole) = collect(socket, NFT_MSG_GETTABLE, None, |all: &mut Vec<Table>, table, _| {
         all.push(table);
         Ok(())
@@ -107,14 +107,11 @@ pub fn scan(socket: &mut Netlink, mark_mask: u32) -> Result<(Vec<Bypass>, bool),
     Ok((found, whole))
 }
 
-fn header(family: u8) -> [u8; HEADER] {
-    [family, 0, 0, 0]
-}
-
-fn request(kind: u16, table: Option<&Table>) -> Result<Request, Malformed> {
-    let Some((family, name)) = table else { return Ok(Request::new(kind, DUMP, &header(NFPROTO_UNSPEC))) };
-    let name = [name.as_bytes(), &[0]].concat();
-    Request::new(kind, DUMP, &header(*family)).attr(NFTA_TABLE, &name)
+fn request(kind: u16, table: Option<&Table>) -> Request {
+    match table {
+        Some((family, name)) => Request::new(kind, DUMP, &netfilter(*family)).text(NFTA_TABLE, name),
+        None => Request::new(kind, DUMP, &netfilter(NFPROTO_UNSPEC)),
+    }
 }
 
 /// The table of a dumped object; `None` for our own.
@@ -127,7 +124,7 @@ fn foreign_table(message: &Message<'_>, attrs: &Attrs<'_>) -> Result<Option<Tabl
 /// Dumps and collects what is in others' tables. A dump that stays interrupted counts as far as it got: the second
 /// value says so, and there will be another look.
 fn collect<T: Default>(
-    socket: &mut Netlink,
+    socket: &mut Socket,
     kind: u16,
     table: Option<&Table>,
     mut each: impl FnMut(&mut T, Table, Attrs<'_>) -> Result<(), Malformed>,
@@ -135,8 +132,8 @@ fn collect<T: Default>(
     let mut all = T::default();
     for _ in 0..TRIES {
         all = T::default();
-        let dumped = socket.dump::<BypassError>(request(kind, table)?, |message| {
-            let attrs = message.attrs(HEADER)?;
+        let dumped = socket.dump::<BypassError>(request(kind, table), |message| {
+            let attrs = message.attrs(NETFILTER_HEADER)?;
             match foreign_table(&message, &attrs)? {
                 Some(table) => Ok(each(&mut all, table, attrs)?),
                 None => Ok(()),
@@ -243,12 +240,11 @@ mod tests {
 
     /// What a dump says of a flowtable in table `inet` of this name; few test kernels have flowtables.
     fn dumped(table: &str) -> Vec<Bypass> {
-        let table = format!("{table}\0");
-        let request = Request::new(NFT_MSG_GETFLOWTABLE, DUMP, &header(1)).attr(NFTA_TABLE, table.as_bytes());
-        let request = request.and_then(|request| request.attr(NFTA_FLOWTABLE_NAME, b"ft\0")).expect("short");
+        let request = Request::new(NFT_MSG_GETFLOWTABLE, DUMP, &netfilter(1)).text(NFTA_TABLE, table);
+        let request = request.text(NFTA_FLOWTABLE_NAME, "ft");
         let bytes = request.finish(1).expect("short");
         let message = Messages::new(&bytes).next().expect("one").expect("well formed");
-        let attrs = message.attrs(HEADER).expect("a header");
+        let attrs = message.attrs(NETFILTER_HEADER).expect("a header");
         let mut all = Vec::new();
         if let Some(table) = foreign_table(&message, &attrs).expect("reads") {
             flowtable(&mut all, table, attrs).expect("reads");

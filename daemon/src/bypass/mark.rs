@@ -115,10 +115,10 @@ mod tests {
     fn connmark(info: &[u8]) -> Vec<u8> {
         let request = Request::new(0, DUMP, &[]).nest(1, |expression| {
             expression
-                .attr(NFTA_EXPR_NAME, b"target\0")?
-                .nest(NFTA_EXPR_DATA, |data| data.attr(NFTA_TARGET_NAME, b"CONNMARK\0")?.attr(NFTA_TARGET_INFO, info))
+                .text(NFTA_EXPR_NAME, "target")
+                .nest(NFTA_EXPR_DATA, |data| data.text(NFTA_TARGET_NAME, "CONNMARK").attr(NFTA_TARGET_INFO, info))
         });
-        request.and_then(|request| request.finish(0)).expect("short")
+        request.finish(0).expect("short")
     }
 
     fn bits(mark: u32, ct_mask: u32, packet_mask: u32, mode: u8) -> u32 {

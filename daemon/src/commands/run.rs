@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{RunArgs, Terminating};
 use crate::controller::Controller;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::http::Server;
 use crate::manifests::{Directory, Watch};
 use crate::state::{SourceState, State};
@@ -52,13 +52,16 @@ async fn serve(args: &RunArgs) -> anyhow::Result<Arc<Engine>> {
     let manifests = std::path::absolute(&args.manifests)?;
     let mut watch = Watch::new(&manifests)?;
     let engine = Arc::new(Engine::start(args.engine())?);
+    // Before anything is submitted: what is there now is of an earlier run.
+    let has_earlier_rules = engine::tables_exist()?;
     let (sender, source) = watch::channel(Arc::new(SourceState::default()));
     let state = State { node: args.node.as_str().into(), source, engine: engine.clone(), totals: Arc::default() };
     tracing::info!(node = %args.node, manifests = %manifests.display(), "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
     let server = tokio::spawn(server.serve(state));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
-    let mut controller = Controller::new(Directory::new(&manifests), index, Arc::clone(&engine), sender);
+    let controller = Controller::new(Directory::new(&manifests), index, Arc::clone(&engine), sender);
+    let mut controller = controller.hold_for_unreadable(has_earlier_rules);
     let mut gone = engine.interface_gone();
     follow(&mut controller, &mut watch, &mut gone, &mut signals).await;
     server.abort();

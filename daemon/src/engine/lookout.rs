@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flatfell_rules::compile::GENERATION_MASK;
+use nix::sys::eventfd::EventFd;
 
 use crate::bypass::{BRIDGE_SYSCTL, Bypass, BypassError, Facts, Lookout, PROC_NET};
 use crate::links::PodBridge;
@@ -15,7 +16,8 @@ use crate::links::PodBridge;
 pub(super) struct Known {
     pub(super) pod_bridges: Vec<PodBridge>,
     pub(super) ipvs: bool,
-    pub(super) pods: bool,
+    pub(super) v4: bool,
+    pub(super) v6: bool,
 }
 
 /// What was found last.
@@ -32,19 +34,25 @@ pub(super) struct LookoutThread {
 }
 
 impl LookoutThread {
-    /// Starts the thread in the caller's network namespace.
-    pub(super) fn start() -> std::io::Result<Self> {
+    /// Starts the thread in the caller's network namespace; it wakes the engine's thread when it has looked.
+    pub(super) fn start(wake: Arc<EventFd>) -> std::io::Result<Self> {
         let (known, inbox) = sync_channel(1);
         let found = Arc::new(Mutex::new(Found::default()));
         let outbox = Arc::clone(&found);
-        std::thread::Builder::new().name("lookout".to_owned()).spawn(move || run(&inbox, &outbox))?;
+        std::thread::Builder::new().name("lookout".to_owned()).spawn(move || run(&inbox, &outbox, &wake))?;
         Ok(Self { known, found })
     }
 
-    /// Asks for another look, unless one is waiting already.
-    pub(super) fn look(&self, known: Known) {
-        if let Err(TrySendError::Disconnected(_)) = self.known.try_send(known) {
-            self.found.lock().unwrap_or_else(PoisonError::into_inner).fault = Some("the lookout has ended".to_owned());
+    /// Asks for another look. False while one of older knowledge is waiting: ask again then.
+    pub(super) fn look(&self, known: Known) -> bool {
+        match self.known.try_send(known) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Disconnected(_)) => {
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).fault =
+                    Some("the lookout has ended".to_owned());
+                true
+            }
         }
     }
 
@@ -55,7 +63,7 @@ impl LookoutThread {
 }
 
 /// One look for each message. A lookout that failed is opened anew.
-fn run(inbox: &Receiver<Known>, outbox: &Mutex<Found>) {
+fn run(inbox: &Receiver<Known>, outbox: &Mutex<Found>, wake: &EventFd) {
     let mut lookout = None;
     while let Ok(known) = inbox.recv() {
         let result = look(&mut lookout, &known);
@@ -67,6 +75,9 @@ fn run(inbox: &Receiver<Known>, outbox: &Mutex<Found>) {
                 found.fault = Some(format!("ways round policy cannot be looked for: {error}"));
             }
         }
+        drop(found);
+        // At worst the engine's thread shows it at its next turn, within a second.
+        let _ = wake.write(1);
     }
 }
 
@@ -80,8 +91,8 @@ fn look(lookout: &mut Option<Lookout>, known: &Known) -> Result<Vec<Bypass>, Byp
         proc_net: Path::new(PROC_NET),
         pod_bridges: &known.pod_bridges,
         ipvs: known.ipvs,
-        v4: known.pods,
-        v6: known.pods,
+        v4: known.v4,
+        v6: known.v6,
         mark_mask: GENERATION_MASK,
     })
 }

@@ -13,7 +13,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use flatfell_rules::ruleset::{CounterValue, Ruleset};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::kernel::{CommitError, DumpError, Kernel};
+use crate::kernel::{CommitError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
+use crate::netlink::NetlinkError;
 
 pub use status::{EngineStatus, TransactionStats};
 
@@ -50,17 +51,17 @@ pub enum EngineError {
     /// Another daemon enforces in this network namespace, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// What the kernel has cannot be read.
+    /// What the kernel has cannot be read, or no socket to it can be opened.
     #[error("nftables: {0}")]
-    Dump(#[from] DumpError),
+    Netlink(#[from] NetlinkError),
     /// A transaction that was refused.
     #[error("nftables transaction: {0}")]
     Commit(#[from] CommitError),
     /// A socket to the kernel's interfaces.
     #[error("interfaces: {0}")]
     Links(#[from] LinkError),
-    /// A netlink socket, the thread or its wake-up could not be made.
-    #[error("cannot open the kernel's netlink: {0}")]
+    /// The thread or its wake-up could not be made.
+    #[error("cannot start the engine's thread: {0}")]
     Open(#[from] std::io::Error),
     /// The thread does not answer.
     #[error("the engine's thread did not answer within {} s", ANSWER_WITHIN.as_secs())]
@@ -79,15 +80,37 @@ pub struct CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>),
-    Counters(Sender<Result<CounterSnapshot, DumpError>>),
+    TakeOver,
+    Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
+}
+
+/// The status that everything reads, and a bell for those who wait for another one.
+struct Published {
+    status: Mutex<Arc<EngineStatus>>,
+    changed: Condvar,
+}
+
+impl Published {
+    fn new(status: EngineStatus) -> Self {
+        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new() }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Arc<EngineStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, status: EngineStatus) {
+        *self.read() = Arc::new(status);
+        self.changed.notify_all();
+    }
 }
 
 /// A handle to the engine's thread.
 pub struct Engine {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
-    status: Arc<Mutex<Arc<EngineStatus>>>,
+    status: Arc<Published>,
     gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -100,7 +123,7 @@ impl Engine {
         let (commands, inbox) = channel();
         let (gone_sender, gone) = unbounded_channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
-        let status = Arc::new(Mutex::new(Arc::new(EngineStatus::starting())));
+        let status = Arc::new(Published::new(EngineStatus::starting()));
         let parts = worker::Parts {
             config,
             lock,
@@ -118,6 +141,25 @@ impl Engine {
         self.send(Command::Enforce(effective));
     }
 
+    /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.
+    pub fn take_over(&self) {
+        self.send(Command::TakeOver);
+    }
+
+    /// Waits until the status says what `reached` asks for; whether it does.
+    pub fn wait(&self, within: Duration, reached: impl Fn(&EngineStatus) -> bool) -> bool {
+        let status = self.status.read();
+        let waited = self.status.changed.wait_timeout_while(status, within, |status| !reached(status));
+        waited.is_ok_and(|(_, timeout)| !timeout.timed_out())
+    }
+
+    /// Waits until the kernel enforces exactly this value; whether it does.
+    pub fn wait_enforced(&self, effective: &Arc<Effective>, within: Duration) -> bool {
+        self.wait(within, |status| {
+            status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
+        })
+    }
+
     /// Addresses of local pods whose interface was deleted. The first call gets them; a later one gets a closed receiver.
     pub fn interface_gone(&self) -> UnboundedReceiver<IpAddr> {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -126,7 +168,7 @@ impl Engine {
 
     /// What the engine knows of itself.
     pub fn status(&self) -> Arc<EngineStatus> {
-        let mut status = Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut status = Arc::clone(&self.status.read());
         let dead =
             self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
         if dead {
@@ -183,6 +225,12 @@ pub fn cleanup() -> Result<Vec<String>, EngineError> {
         kernel.commit(step)?;
     }
     Ok(have.tables.keys().map(ToString::to_string).collect())
+}
+
+/// Whether this network namespace has tables of the daemon's, of whatever run.
+pub fn tables_exist() -> Result<bool, EngineError> {
+    let tables = Kernel::open()?.tables()?;
+    Ok(table_ids().iter().any(|id| tables.contains(id)))
 }
 
 /// Every table this layout may have.

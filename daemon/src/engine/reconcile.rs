@@ -4,9 +4,10 @@
 //! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flatfell_rules::compile::{Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, compile};
 use flatfell_rules::diff::{Change, plan};
@@ -15,14 +16,16 @@ use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table,
 
 use super::sweep::{Node, Stale, Sweeper};
 use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
-use crate::kernel::{CommitError, DumpError, Kernel};
+use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
+use crate::netlink::NetlinkError;
 
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
 
-/// A packet that entered before a bump must have left before the next commit, or it could stamp a stale decision as
-/// current; a stolen processor can hold it for milliseconds (docs/dataplane.md).
+/// A packet that entered before a bump must have left before flows are swept, or it makes a flow that the sweep misses,
+/// and before the next commit, or it could stamp a stale decision as current; a stolen processor can hold it for
+/// milliseconds (docs/dataplane.md).
 const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -39,7 +42,6 @@ pub(super) struct Reconciler {
     generation: Generation,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
     values: BTreeMap<String, CounterValue>,
-    last_bump: Option<Instant>,
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
@@ -53,7 +55,7 @@ enum TurnError {
     #[error("{0}")]
     Commit(#[from] CommitError),
     #[error("the tables cannot be read back: {0}")]
-    Read(#[from] DumpError),
+    Read(#[from] NetlinkError),
 }
 
 impl Reconciler {
@@ -67,7 +69,6 @@ impl Reconciler {
             generation: Generation::FIRST,
             meanings: Arc::default(),
             values: BTreeMap::new(),
-            last_bump: None,
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -84,7 +85,7 @@ impl Reconciler {
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
         let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
-        self.bridge_fault = switch_filter_on(&bridges, links).err();
+        self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
         match self.turn(wanted, &bridges, links) {
             Ok(()) => {
                 self.refusals = 0;
@@ -102,20 +103,28 @@ impl Reconciler {
         }
     }
 
+    /// The next turn builds the other tables and lets the ones in force go behind them.
+    pub(super) fn take_over(&mut self) {
+        self.refusals = 0;
+        self.slot = self.slot.other();
+    }
+
     /// The status as far as this side knows it.
     pub(super) fn status(&self) -> EngineStatus {
         let mut status = self.status.clone();
         if status.enforced.is_some() {
             status.not_ready.clear();
         }
-        status.not_ready.extend(status.transactions.last_error.clone());
+        status.not_ready.extend(status.transactions.last_error.as_ref().map(|error| {
+            format!("the newest policy is not in the kernel, the rules before it stay, it is tried again: {error}")
+        }));
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
         status
     }
 
     /// Every counter of the tables in force.
-    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
+    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
         let mut values = self.kernel.counters(&self.slot.inet())?;
         values.extend(self.kernel.counters(&self.slot.bridge())?);
         self.values.clone_from(&values);
@@ -141,9 +150,9 @@ impl Reconciler {
         self.meanings = Arc::new(counters);
         self.have = Some(change.result);
         if change.tightens {
-            let stale = Stale::Generation(self.generation);
+            let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
             self.generation = next;
-            self.last_bump = Some(Instant::now());
+            std::thread::sleep(REST_AFTER_BUMP);
             self.sweep(wanted, links, stale);
         } else if self.sweep_fault.is_some() {
             self.sweep(wanted, links, Stale::Any);
@@ -221,9 +230,6 @@ impl Reconciler {
     }
 
     fn commit(&mut self, step: &[Op]) -> Result<(), CommitError> {
-        if let Some(bump) = self.last_bump.take() {
-            std::thread::sleep((bump + REST_AFTER_BUMP).saturating_duration_since(Instant::now()));
-        }
         let stats = self.kernel.commit(step)?;
         self.status.transactions.commit(&stats);
         Ok(())
@@ -237,8 +243,7 @@ impl Reconciler {
             self.refusals += 1;
         }
         if self.refusals == REFUSALS {
-            self.refusals = 0;
-            self.slot = self.slot.other();
+            self.take_over();
         }
         self.status.transactions.failed += 1;
         self.status.transactions.last_error = Some(error.to_string());
@@ -254,11 +259,18 @@ fn generation_of(table: &Table) -> Option<Generation> {
     Generation::from_mark(*mark)
 }
 
+/// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
+/// the cluster has IPv4 only.
+pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
+    (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
+}
+
 /// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
-/// both families: where pods have no IPv6 addresses, link-local IPv6 is still a way round their policy.
-fn switch_filter_on(bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
+/// the families in use there.
+fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
+    let (v4, v6) = families(&wanted.addresses());
     for bridge in bridges {
-        let missing = (!bridge.nf_call_iptables, !bridge.nf_call_ip6tables);
+        let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
         if missing != (false, false) {
             links
                 .set_nf_call(bridge, missing.0, missing.1)

@@ -33,7 +33,7 @@ impl EngineStatus {
     /// Before anything was submitted.
     pub(super) fn starting() -> Self {
         Self {
-            not_ready: vec!["no policy has been enforced yet".to_owned()],
+            not_ready: vec!["no policy has been enforced yet: the first transaction is still to come".to_owned()],
             warnings: Vec::new(),
             generation: 0,
             slot: Slot::A.table_name(),

@@ -11,14 +11,14 @@ use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 
-use crate::kernel::DumpError;
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
+use crate::netlink::NetlinkError;
 
 /// Which flows are looked at.
 pub(super) enum Stale {
     /// Those the generation before the current one judged, and those nobody judged.
     Generation(Generation),
-    /// All that are not current.
+    /// All: what has become of stamps is not known, so even a current one proves nothing.
     Any,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum Stale {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SweepError {
     #[error("conntrack cannot be read: {0}")]
-    Dump(#[from] DumpError),
+    Dump(#[from] NetlinkError),
     #[error("conntrack cannot be marked: {0}")]
     Mark(#[from] MarkError),
 }
@@ -47,7 +47,7 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn open() -> std::io::Result<Self> {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
         Ok(Self { conntrack: Conntrack::open()? })
     }
 
@@ -70,17 +70,23 @@ impl Sweeper {
     ) -> Result<u64, SweepError> {
         let mut flows = match stale {
             Stale::Any => self.conntrack.flows(0, 0)?,
-            Stale::Generation(before) => {
-                let mut flows = self.conntrack.flows(before.mark(), GENERATION_MASK)?;
-                flows.extend(self.conntrack.flows(0, GENERATION_MASK)?);
-                flows
-            }
+            // One walk through the kernel's table for both: a mark without any bit that this generation has not. No
+            // later generation and no denied mark is among them, for they are greater numbers; after a sweep
+            // of each no older one is, and would be as stale.
+            Stale::Generation(before) => self.conntrack.flows(0, GENERATION_MASK & !before.mark())?,
         };
-        flows.retain(|flow| ![current.mark(), DENIED_MARK].contains(&(flow.mark & GENERATION_MASK)));
-        flows.retain(|flow| [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end)));
+        flows.retain(|flow| flow.mark & GENERATION_MASK != DENIED_MARK);
+        if matches!(stale, Stale::Generation(_)) {
+            flows.retain(|flow| flow.mark & GENERATION_MASK != current.mark());
+        }
+        let (flows, foreign): (Vec<&FlowEntry>, Vec<&FlowEntry>) =
+            flows.iter().partition(|flow| [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end)));
+        // A number comes round again: it must not find a flow of a pod that is gone.
+        let stamped = foreign.iter().filter(|flow| flow.mark & GENERATION_MASK != 0).map(|flow| flow.key());
+        self.conntrack.set_mark(&stamped.collect::<Vec<FlowKey>>(), 0, GENERATION_MASK)?;
         let judge = Judge::new(effective, node.own_node_egress);
         let (denied, allowed): (Vec<&FlowEntry>, Vec<&FlowEntry>) =
-            flows.iter().partition(|flow| matches!(judge.judge(&flow_of(flow, node)), Judgement::Denied { .. }));
+            flows.into_iter().partition(|flow| matches!(judge.judge(&flow_of(flow, node)), Judgement::Denied { .. }));
         let keys = |flows: &[&FlowEntry]| flows.iter().map(|flow| flow.key()).collect::<Vec<FlowKey>>();
         let cut = self.conntrack.set_mark(&keys(&denied), DENIED_MARK, GENERATION_MASK)?;
         self.conntrack.set_mark(&keys(&allowed), current.mark(), GENERATION_MASK)?;

@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,18 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::lookout::{Known, LookoutThread};
-use super::reconcile::Reconciler;
-use super::{Command, CounterSnapshot, EngineConfig, EngineError, EngineStatus};
+use super::reconcile::{Reconciler, families};
+use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
 use crate::bypass::IPVS_INTERFACE;
-use crate::kernel::DumpError;
 use crate::links::Links;
 use crate::lock::Lock;
+use crate::netlink::NetlinkError;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How soon to ask again while a look of older knowledge is waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the thread is given.
 pub(super) struct Parts {
@@ -32,12 +35,12 @@ pub(super) struct Parts {
     pub(super) lock: Lock,
     pub(super) inbox: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
-    pub(super) status: Arc<Mutex<Arc<EngineStatus>>>,
+    pub(super) status: Arc<Published>,
     pub(super) gone: UnboundedSender<IpAddr>,
 }
 
-/// Starts the thread, in the caller's network namespace. It opens its sockets itself (mnl's is not Send), and this waits
-/// until they are open.
+/// Starts the thread, in the caller's network namespace. It opens its sockets itself, and this waits until they are
+/// open.
 pub(super) fn spawn(parts: Parts) -> Result<JoinHandle<()>, EngineError> {
     let (opened, outcome) = sync_channel(1);
     let thread = std::thread::Builder::new().name("kernel".to_owned()).spawn(move || match Worker::open(parts) {
@@ -57,7 +60,7 @@ pub(super) fn spawn(parts: Parts) -> Result<JoinHandle<()>, EngineError> {
 struct Worker {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
-    status: Arc<Mutex<Arc<EngineStatus>>>,
+    status: Arc<Published>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
     lookout: LookoutThread,
@@ -82,11 +85,11 @@ impl Worker {
         let Parts { config, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
-            wake,
             status,
             gone,
             links: Links::open()?,
-            lookout: LookoutThread::start()?,
+            lookout: LookoutThread::start(Arc::clone(&wake))?,
+            wake,
             reconciler: Reconciler::open(config)?,
             wanted: None,
             due: None,
@@ -109,8 +112,7 @@ impl Worker {
                 self.reconcile();
             }
             if self.look_due <= now {
-                self.look();
-                self.look_due = now + LOOK_EVERY;
+                self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
             }
             self.publish();
         }
@@ -135,6 +137,10 @@ impl Worker {
                     self.wanted = Some(effective);
                     self.due = Some(Instant::now());
                 }
+                Ok(Command::TakeOver) => {
+                    self.reconciler.take_over();
+                    self.due = Some(Instant::now());
+                }
                 Ok(Command::Counters(answer)) => {
                     // Whoever asked may have given up.
                     let _ = answer.send(self.counters());
@@ -145,7 +151,7 @@ impl Worker {
         }
     }
 
-    fn counters(&mut self) -> Result<CounterSnapshot, DumpError> {
+    fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
         self.reconciler.counters()
     }
 
@@ -154,6 +160,9 @@ impl Worker {
         match self.links.process() {
             Ok(change) => {
                 self.link_fault = None;
+                if change.links {
+                    self.look_due = Instant::now();
+                }
                 if (change.links || change.addresses) && self.wanted.is_some() {
                     self.due = Some(self.due.unwrap_or_else(Instant::now));
                 }
@@ -172,14 +181,16 @@ impl Worker {
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
     }
 
-    /// Asks for a look at ways round us.
-    fn look(&self) {
+    /// Asks for a look at ways round us; whether it was taken.
+    fn look(&self) -> bool {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
+        let (v4, v6) = families(&addresses);
         self.lookout.look(Known {
             pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
             ipvs: self.links.exists(IPVS_INTERFACE),
-            pods: !addresses.is_empty(),
-        });
+            v4,
+            v6,
+        })
     }
 
     /// Everything reads what stands here.
@@ -193,6 +204,6 @@ impl Worker {
             let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };
             list.push(bypass.message);
         }
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+        self.status.publish(status);
     }
 }

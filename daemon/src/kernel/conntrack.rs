@@ -4,17 +4,19 @@
 //! filters what is dumped; bits of a mark outside the mask stay; a flow that is gone is no error; no new flow is made.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use super::socket::{DumpError, Socket};
-use super::wire::{Attributes, Message, Nest, Request, messages};
+use super::netfilter_socket;
+use crate::netlink::{
+    ACKED, Answer, Attr, Attrs, DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, REQUEST, Request, Socket,
+    netfilter, words,
+};
 
 // NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_*.
 const CT_NEW: u16 = 0x0100;
 const CT_GET: u16 = 0x0101;
-const NLM_F_ACK: u16 = 4;
 
 // linux/netfilter/nfnetlink_conntrack.h.
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -126,10 +128,10 @@ pub struct Marked {
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
     /// The socket failed; some marks may be set.
-    #[error("netlink socket: {0}")]
-    Socket(#[from] std::io::Error),
+    #[error(transparent)]
+    Socket(#[from] NetlinkError),
     /// The kernel refused a flow; others are set.
-    #[error("mark of {flow:?} refused: {errno} {}", message.as_deref().unwrap_or_default())]
+    #[error("mark of {flow:?} refused: {errno}{}", words(message.as_deref()))]
     Refused {
         /// The first flow that was refused.
         flow: Box<FlowKey>,
@@ -147,12 +149,12 @@ pub struct Conntrack {
 
 impl Conntrack {
     /// Opens the socket.
-    pub fn open() -> std::io::Result<Self> {
-        Ok(Self { socket: Socket::open()? })
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self { socket: netfilter_socket()? })
     }
 
     /// All flows with `flow.mark & mask == mark`.
-    pub fn flows(&mut self, mark: u32, mask: u32) -> Result<Vec<FlowEntry>, DumpError> {
+    pub fn flows(&mut self, mark: u32, mask: u32) -> Result<Vec<FlowEntry>, NetlinkError> {
         let mut flows = Vec::new();
         self.each_flow(mark, mask, |flow| flows.push(flow))?;
         Ok(flows)
@@ -160,15 +162,18 @@ impl Conntrack {
 
     /// Gives all flows with `flow.mark & mask == mark` to `each`, as they arrive. A flow that comes or goes meanwhile
     /// may be missing, and one that moves in the kernel's table may come twice.
-    pub fn each_flow(&mut self, mark: u32, mask: u32, mut each: impl FnMut(FlowEntry)) -> Result<(), DumpError> {
-        let fill = |request: Request| {
-            request.attribute(CTA_MARK, &mark.to_be_bytes()).attribute(CTA_MARK_MASK, &mask.to_be_bytes())
-        };
-        self.socket.dump(CT_GET, AF_UNSPEC, fill, |message| {
+    pub fn each_flow(&mut self, mark: u32, mask: u32, mut each: impl FnMut(FlowEntry)) -> Result<(), NetlinkError> {
+        let request = Request::new(CT_GET, DUMP, &netfilter(AF_UNSPEC))
+            .attr(CTA_MARK, &mark.to_be_bytes())
+            .attr(CTA_MARK_MASK, &mask.to_be_bytes());
+        let dumped = self.socket.dump::<NetlinkError>(request, |message| {
             each(parse(message)?);
             Ok(())
-        })?;
-        Ok(())
+        });
+        match dumped {
+            Err(NetlinkError::Interrupted) => Ok(()),
+            other => other,
+        }
     }
 
     /// Sets the bits `mask` of each flow's mark to those of `value`.
@@ -194,29 +199,32 @@ impl Conntrack {
         let mut by_seq = BTreeMap::new();
         let mut last = 0;
         for (place, flow) in flows.iter().enumerate() {
-            last = self.socket.next_seq();
-            let flags = if place + 1 == flows.len() { NLM_F_ACK } else { 0 };
-            bytes.extend(change(flow, value, mask, flags, last));
+            last = self.socket.next_sequence();
+            let flags = if place + 1 == flows.len() { ACKED } else { REQUEST };
+            bytes.extend(change(flow, value, mask, flags).finish(last).map_err(NetlinkError::from)?);
             by_seq.insert(last, flow);
         }
         self.socket.send(&bytes)?;
         marked.set += flows.len();
         let mut refused = None;
         loop {
-            let received = messages(self.socket.receive()?);
-            for (seq, answer) in received.filter_map(|message| Some((message.seq, message.answer()?))) {
-                if let (Some(flow), Some(errno)) = (by_seq.get(&seq), answer.error) {
+            for message in self.socket.receive()? {
+                let message = message.map_err(NetlinkError::from)?;
+                let Some(answer) = message.answer().map_err(NetlinkError::from)? else { continue };
+                if let Answer { error: Some(errno), message: words } = answer
+                    && let Some(flow) = by_seq.get(&message.sequence)
+                {
                     marked.set -= 1;
                     match errno {
                         Errno::ENOENT => marked.gone += 1,
                         _ if refused.is_some() => {}
                         _ => {
                             let flow = Box::new(**flow);
-                            refused = Some(MarkError::Refused { flow, errno, message: answer.message });
+                            refused = Some(MarkError::Refused { flow, errno, message: words });
                         }
                     }
                 }
-                if seq == last {
+                if message.sequence == last {
                     return Ok(refused);
                 }
             }
@@ -225,46 +233,43 @@ impl Conntrack {
 }
 
 /// The message that sets a flow's mark. Without NLM_F_CREATE it makes no flow.
-fn change(flow: &FlowKey, value: u32, mask: u32, flags: u16, seq: u32) -> Vec<u8> {
+fn change(flow: &FlowKey, value: u32, mask: u32, flags: u16) -> Request {
     let family = if flow.orig.src.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut request = Request::new(CT_NEW, flags, seq, family)
+    let request = Request::new(CT_NEW, flags, &netfilter(family))
         .nest(CTA_TUPLE_ORIG, |nest| tuple(nest, &flow.orig))
-        .attribute(CTA_MARK, &value.to_be_bytes())
-        .attribute(CTA_MARK_MASK, &mask.to_be_bytes());
-    if flow.zone != 0 {
-        request = request.attribute(CTA_ZONE, &flow.zone.to_be_bytes());
-    }
-    request.finish()
+        .attr(CTA_MARK, &value.to_be_bytes())
+        .attr(CTA_MARK_MASK, &mask.to_be_bytes());
+    if flow.zone == 0 { request } else { request.attr(CTA_ZONE, &flow.zone.to_be_bytes()) }
 }
 
-fn tuple(nest: Nest, tuple: &Tuple) -> Nest {
+fn tuple(nest: Request, tuple: &Tuple) -> Request {
     let nest = nest.nest(CTA_TUPLE_IP, |ip| addresses(ip, tuple)).nest(CTA_TUPLE_PROTO, |proto| {
-        let proto = proto.attribute(CTA_PROTO_NUM, &[tuple.proto]);
+        let proto = proto.attr(CTA_PROTO_NUM, &[tuple.proto]);
         transport(proto, tuple)
     });
     match tuple.zone {
-        Some(zone) => nest.attribute(CTA_TUPLE_ZONE, &zone.to_be_bytes()),
+        Some(zone) => nest.attr(CTA_TUPLE_ZONE, &zone.to_be_bytes()),
         None => nest,
     }
 }
 
-fn addresses(nest: Nest, tuple: &Tuple) -> Nest {
-    let put = |nest: Nest, address: IpAddr, v4, v6| match address {
-        IpAddr::V4(address) => nest.attribute(v4, &address.octets()),
-        IpAddr::V6(address) => nest.attribute(v6, &address.octets()),
+fn addresses(nest: Request, tuple: &Tuple) -> Request {
+    let put = |nest: Request, address: IpAddr, v4, v6| match address {
+        IpAddr::V4(address) => nest.attr(v4, &address.octets()),
+        IpAddr::V6(address) => nest.attr(v6, &address.octets()),
     };
     let nest = put(nest, tuple.src, CTA_IP_V4_SRC, CTA_IP_V6_SRC);
     put(nest, tuple.dst, CTA_IP_V4_DST, CTA_IP_V6_DST)
 }
 
-fn transport(nest: Nest, tuple: &Tuple) -> Nest {
+fn transport(nest: Request, tuple: &Tuple) -> Request {
     match tuple.transport {
         Transport::Ports { src, dst } => {
-            nest.attribute(CTA_PROTO_SRC_PORT, &src.to_be_bytes()).attribute(CTA_PROTO_DST_PORT, &dst.to_be_bytes())
+            nest.attr(CTA_PROTO_SRC_PORT, &src.to_be_bytes()).attr(CTA_PROTO_DST_PORT, &dst.to_be_bytes())
         }
         Transport::Icmp { id, kind, code } => {
             let first = icmp_attribute(tuple.proto);
-            nest.attribute(first, &id.to_be_bytes()).attribute(first + 1, &[kind]).attribute(first + 2, &[code])
+            nest.attr(first, &id.to_be_bytes()).attr(first + 1, &[kind]).attr(first + 2, &[code])
         }
         Transport::None => nest,
     }
@@ -275,58 +280,57 @@ fn icmp_attribute(proto: u8) -> u16 {
     if proto == ICMPV6 { CTA_PROTO_ICMPV6_ID } else { CTA_PROTO_ICMP_ID }
 }
 
-fn parse(message: Message<'_>) -> Result<FlowEntry, DumpError> {
-    let attributes = message.attributes();
-    let direction = |kind, name| {
-        attributes.find(kind).map(Attributes::nested).and_then(parse_tuple).ok_or(DumpError::Malformed(name))
-    };
+fn parse(message: Message<'_>) -> Result<FlowEntry, Malformed> {
+    let attrs = message.attrs(NETFILTER_HEADER)?;
+    let number32 = |kind| attrs.find_kind(kind)?.map(|attr| attr.u32_be()).transpose();
     Ok(FlowEntry {
-        orig: direction(CTA_TUPLE_ORIG, "the original direction")?,
-        reply: direction(CTA_TUPLE_REPLY, "the reply direction")?,
-        mark: number32(attributes, CTA_MARK).unwrap_or(0),
-        zone: number16(attributes, CTA_ZONE).unwrap_or(0),
-        id: number32(attributes, CTA_ID).unwrap_or(0),
+        orig: parse_tuple(&needed(&attrs, CTA_TUPLE_ORIG, "a flow without its original direction")?.nested())?,
+        reply: parse_tuple(&needed(&attrs, CTA_TUPLE_REPLY, "a flow without its reply direction")?.nested())?,
+        mark: number32(CTA_MARK)?.unwrap_or(0),
+        zone: number16(&attrs, CTA_ZONE)?.unwrap_or(0),
+        id: number32(CTA_ID)?.unwrap_or(0),
     })
 }
 
-fn number32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
-    Some(u32::from_be_bytes(attributes.find(kind)?.try_into().ok()?))
+fn needed<'a>(attrs: &Attrs<'a>, kind: u16, otherwise: &'static str) -> Result<Attr<'a>, Malformed> {
+    attrs.find_kind(kind)?.ok_or(Malformed(otherwise))
 }
 
-fn number16(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
-    Some(u16::from_be_bytes(attributes.find(kind)?.try_into().ok()?))
+fn number16(attrs: &Attrs<'_>, kind: u16) -> Result<Option<u16>, Malformed> {
+    attrs.find_kind(kind)?.map(|attr| attr.u16_be()).transpose()
 }
 
-fn number8(attributes: Attributes<'_>, kind: u16) -> Option<u8> {
-    attributes.find(kind)?.first().copied()
+fn number8(attrs: &Attrs<'_>, kind: u16) -> Result<Option<u8>, Malformed> {
+    attrs.find_kind(kind)?.map(|attr| attr.u8()).transpose()
 }
 
-fn parse_tuple(attributes: Attributes<'_>) -> Option<Tuple> {
-    let ip = Attributes::nested(attributes.find(CTA_TUPLE_IP)?);
-    let proto = Attributes::nested(attributes.find(CTA_TUPLE_PROTO)?);
-    let number = number8(proto, CTA_PROTO_NUM)?;
-    Some(Tuple {
-        src: address(ip, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
-        dst: address(ip, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+fn parse_tuple(attrs: &Attrs<'_>) -> Result<Tuple, Malformed> {
+    let ip = needed(attrs, CTA_TUPLE_IP, "a flow without addresses")?.nested();
+    let proto = needed(attrs, CTA_TUPLE_PROTO, "a flow without a protocol")?.nested();
+    let number = needed(&proto, CTA_PROTO_NUM, "a flow without a protocol number")?.u8()?;
+    Ok(Tuple {
+        src: address(&ip, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+        dst: address(&ip, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
         proto: number,
-        transport: parse_transport(proto, number),
-        zone: number16(attributes, CTA_TUPLE_ZONE),
+        transport: parse_transport(&proto, number)?,
+        zone: number16(attrs, CTA_TUPLE_ZONE)?,
     })
 }
 
-fn address(ip: Attributes<'_>, v4: u16, v6: u16) -> Option<IpAddr> {
-    let short = ip.find(v4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from).map(IpAddr::V4);
-    let long = || ip.find(v6).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(Ipv6Addr::from).map(IpAddr::V6);
-    short.or_else(long)
+fn address(ip: &Attrs<'_>, v4: u16, v6: u16) -> Result<IpAddr, Malformed> {
+    match ip.find_kind(v4)? {
+        Some(short) => Ok(IpAddr::from(short.bytes::<4>()?)),
+        None => Ok(IpAddr::from(needed(ip, v6, "a flow without an address")?.bytes::<16>()?)),
+    }
 }
 
-fn parse_transport(proto: Attributes<'_>, number: u8) -> Transport {
-    let ports = || Some((number16(proto, CTA_PROTO_SRC_PORT)?, number16(proto, CTA_PROTO_DST_PORT)?));
+fn parse_transport(proto: &Attrs<'_>, number: u8) -> Result<Transport, Malformed> {
+    if let (Some(src), Some(dst)) = (number16(proto, CTA_PROTO_SRC_PORT)?, number16(proto, CTA_PROTO_DST_PORT)?) {
+        return Ok(Transport::Ports { src, dst });
+    }
     let first = icmp_attribute(number);
-    let icmp = || Some((number16(proto, first)?, number8(proto, first + 1)?, number8(proto, first + 2)?));
-    match (ports(), icmp()) {
-        (Some((src, dst)), _) => Transport::Ports { src, dst },
-        (None, Some((id, kind, code))) => Transport::Icmp { id, kind, code },
-        (None, None) => Transport::None,
+    match (number16(proto, first)?, number8(proto, first + 1)?, number8(proto, first + 2)?) {
+        (Some(id), Some(kind), Some(code)) => Ok(Transport::Icmp { id, kind, code }),
+        _ => Ok(Transport::None),
     }
 }

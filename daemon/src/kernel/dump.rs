@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use flatfell_rules::encode::RawElement;
 use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
+use flatfell_rules::encode::{RawElement, family, family_of};
 use flatfell_rules::ruleset::{
     Chain, Counter, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId,
 };
 use nix::errno::Errno;
 
-use super::socket::{DumpError, Socket};
-use super::wire::{Message, Request, text};
+use crate::netlink::{DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter};
 
 /// How often a dump is tried that is interrupted by transactions.
 const ATTEMPTS: usize = 50;
@@ -35,19 +34,6 @@ const ATTR_SET: u16 = 2;
 const ATTR_OBJECT_TYPE: u16 = 3;
 const OBJECT_COUNTER: u32 = 1;
 
-fn family(family: Family) -> u8 {
-    match family {
-        Family::Inet => 1,
-        Family::Bridge => 7,
-    }
-}
-
-fn name(text: &str) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
-}
-
 /// A dump without what it held, so that it can be asked for again.
 struct Question<'a> {
     kind: u16,
@@ -65,15 +51,16 @@ impl<'a> Question<'a> {
         Self { kind, family: table.family, table: Some(&table.name), set: None }
     }
 
-    fn fill(&self, mut request: Request) -> Request {
+    fn request(&self) -> Request {
+        let mut request = Request::new(self.kind, DUMP, &netfilter(family(self.family)));
         if let Some(table) = self.table {
-            request = request.attribute(ATTR_TABLE, &name(table));
+            request = request.text(ATTR_TABLE, table);
         }
         if let Some(set) = self.set {
-            request = request.attribute(ATTR_SET, &name(set));
+            request = request.text(ATTR_SET, set);
         }
         if self.kind == GETOBJ {
-            request = request.attribute(ATTR_OBJECT_TYPE, &OBJECT_COUNTER.to_be_bytes());
+            request = request.attr(ATTR_OBJECT_TYPE, &OBJECT_COUNTER.to_be_bytes());
         }
         request
     }
@@ -84,34 +71,38 @@ impl<'a> Question<'a> {
     fn ask<T: PartialEq>(
         &self,
         socket: &mut Socket,
-        mut read: impl FnMut(Message<'_>) -> Option<T>,
-    ) -> Result<Vec<T>, DumpError> {
+        mut read: impl FnMut(Message<'_>) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut before = None;
         for _ in 0..ATTEMPTS {
             let mut found = Vec::new();
-            let each = |message: Message<'_>| {
-                found.extend(read(message));
+            let dumped = socket.dump::<NetlinkError>(self.request(), |message| {
+                found.extend(read(message)?);
                 Ok(())
-            };
-            match socket.dump(self.kind, family(self.family), |request| self.fill(request), each) {
-                Ok(true) => return Ok(found),
-                Ok(false) if before.as_ref() == Some(&found) => return Ok(found),
-                Ok(false) => before = Some(found),
-                Err(DumpError::Refused { errno: Errno::EINTR, .. }) => {}
-                Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
+            });
+            match dumped {
+                Ok(()) => return Ok(found),
+                Err(NetlinkError::Interrupted) if before.as_ref() == Some(&found) => return Ok(found),
+                Err(NetlinkError::Interrupted) => before = Some(found),
+                Err(NetlinkError::Refused { errno: Errno::EINTR, .. }) => {}
+                Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             }
         }
-        Err(DumpError::Interrupted)
+        Err(NetlinkError::Interrupted)
     }
 }
 
 /// The table and the name in a message that libnftnl cannot read; the name has another attribute for each kind.
-fn unreadable(message: Message<'_>, name: u16) -> Option<(TableId, String)> {
-    let number = message.family()?;
-    let family = [Family::Inet, Family::Bridge].into_iter().find(|known| family(*known) == number)?;
-    let string = |kind| message.attributes().find(kind).map(text);
-    Some((TableId { family, name: string(ATTR_TABLE)? }, string(name)?))
+fn unreadable(message: Message<'_>, name: u16) -> Result<(TableId, String), Malformed> {
+    let [number] = field(message.payload, 0)?;
+    let family = family_of(number.into()).ok_or(Malformed("an object of a family that was not asked for"))?;
+    let attrs = message.attrs(NETFILTER_HEADER)?;
+    let string = |kind| {
+        let attr = attrs.find_kind(kind)?.ok_or(Malformed("an object without its table or name"))?;
+        attr.text().map(str::to_owned)
+    };
+    Ok((TableId { family, name: string(ATTR_TABLE)? }, string(name)?))
 }
 
 /// The comment of what cannot be read: nobody wants it.
@@ -119,27 +110,29 @@ fn unreadable_comment() -> String {
     format!("{FOREIGN}, unreadable")
 }
 
-fn read_chain(message: Message<'_>) -> Option<(TableId, String, Chain)> {
+fn read_chain(message: Message<'_>) -> Result<Option<(TableId, String, Chain)>, Malformed> {
     const NAME: u16 = 3;
-    decode::chain(message.bytes).or_else(|| {
-        let (table, name) = unreadable(message, NAME)?;
-        Some((table, name, Chain { comment: unreadable_comment(), ..Chain::default() }))
-    })
+    if let Some(chain) = decode::chain(message.bytes) {
+        return Ok(Some(chain));
+    }
+    let (table, name) = unreadable(message, NAME)?;
+    Ok(Some((table, name, Chain { comment: unreadable_comment(), ..Chain::default() })))
 }
 
-fn read_set(message: Message<'_>) -> Option<(TableId, String, Set)> {
+fn read_set(message: Message<'_>) -> Result<Option<(TableId, String, Set)>, Malformed> {
     const NAME: u16 = 2;
-    decode::set(message.bytes).or_else(|| {
-        let (table, name) = unreadable(message, NAME)?;
-        let comment = unreadable_comment();
-        let set = Set { kind: SetKind::Set, key: Vec::new(), interval: false, comment, elements: BTreeMap::new() };
-        Some((table, name, set))
-    })
+    if let Some(set) = decode::set(message.bytes) {
+        return Ok(Some(set));
+    }
+    let (table, name) = unreadable(message, NAME)?;
+    let comment = unreadable_comment();
+    let set = Set { kind: SetKind::Set, key: Vec::new(), interval: false, comment, elements: BTreeMap::new() };
+    Ok(Some((table, name, set)))
 }
 
 /// Elements that cannot be read are one element that nobody wants.
-fn read_list(message: Message<'_>) -> Option<Vec<RawElement>> {
-    decode::elements(message.bytes).or_else(|| Some(vec![RawElement { more: true, ..RawElement::default() }]))
+fn read_list(message: Message<'_>) -> Vec<RawElement> {
+    decode::elements(message.bytes).unwrap_or_else(|| vec![RawElement { more: true, ..RawElement::default() }])
 }
 
 /// A counter without its values, which are no part of a ruleset and move all the time.
@@ -147,39 +140,40 @@ fn read_counter(message: Message<'_>) -> Option<(TableId, String, Counter)> {
     decode::counter(message.bytes).map(|(table, name, counter, _)| (table, name, counter))
 }
 
-fn read_rule(message: Message<'_>) -> Option<(TableId, String, RawRule)> {
+fn read_rule(message: Message<'_>) -> Result<Option<(TableId, String, RawRule)>, Malformed> {
     const CHAIN: u16 = 2;
-    decode::rule(message.bytes).or_else(|| {
-        let (table, chain) = unreadable(message, CHAIN)?;
-        let print = vec!["unreadable".to_owned()];
-        Some((table, chain, RawRule { print, comment: unreadable_comment() }))
-    })
+    if let Some(rule) = decode::rule(message.bytes) {
+        return Ok(Some(rule));
+    }
+    let (table, chain) = unreadable(message, CHAIN)?;
+    let print = vec!["unreadable".to_owned()];
+    Ok(Some((table, chain, RawRule { print, comment: unreadable_comment() })))
 }
 
 /// All tables of the families in use.
-pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, DumpError> {
+pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, NetlinkError> {
     let mut all = Vec::new();
     for family in [Family::Inet, Family::Bridge] {
-        all.extend(Question::of_family(GETTABLE, family).ask(socket, |message| decode::table(message.bytes))?);
+        all.extend(Question::of_family(GETTABLE, family).ask(socket, |message| Ok(decode::table(message.bytes)))?);
     }
     Ok(all)
 }
 
 /// The values of a table's counters. While transactions run every dump is interrupted, so that some are merged by name:
 /// a counter that one of them misses is in another.
-pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<String, CounterValue>, DumpError> {
+pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
     const MERGED: usize = 5;
     let question = Question::of_table(GETOBJ, table);
     let mut all = BTreeMap::new();
     for _ in 0..MERGED {
-        let each = |message: Message<'_>| {
+        let dumped = socket.dump::<NetlinkError>(question.request(), |message| {
             let counter = decode::counter(message.bytes).filter(|(place, ..)| place == table);
             all.extend(counter.map(|(_, name, _, value)| (name, value)));
             Ok(())
-        };
-        match socket.dump(GETOBJ, family(table.family), |request| question.fill(request), each) {
-            Ok(false) | Err(DumpError::Refused { errno: Errno::EINTR, .. }) => {}
-            Ok(true) | Err(DumpError::Refused { errno: Errno::ENOENT, .. }) => break,
+        });
+        match dumped {
+            Err(NetlinkError::Interrupted | NetlinkError::Refused { errno: Errno::EINTR, .. }) => {}
+            Ok(()) | Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => break,
             Err(error) => return Err(error),
         }
     }
@@ -187,7 +181,7 @@ pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<
 }
 
 /// The tables of these names as far as they are there.
-pub(super) fn read(socket: &mut Socket, names: &[TableId], want: &Ruleset) -> Result<Ruleset, DumpError> {
+pub(super) fn read(socket: &mut Socket, names: &[TableId], want: &Ruleset) -> Result<Ruleset, NetlinkError> {
     let mut ruleset = Ruleset::default();
     let present = tables(socket)?;
     for id in names.iter().filter(|id| present.contains(id)) {
@@ -197,11 +191,11 @@ pub(super) fn read(socket: &mut Socket, names: &[TableId], want: &Ruleset) -> Re
     Ok(ruleset)
 }
 
-fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result<Table, DumpError> {
+fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result<Table, NetlinkError> {
     let here = |place: &TableId| place == id;
     let chains = Question::of_family(GETCHAIN, id.family).ask(socket, read_chain)?;
     let sets = Question::of_table(GETSET, id).ask(socket, read_set)?;
-    let counters = Question::of_table(GETOBJ, id).ask(socket, read_counter)?;
+    let counters = Question::of_table(GETOBJ, id).ask(socket, |message| Ok(read_counter(message)))?;
     let rules = Question::of_table(GETRULE, id).ask(socket, read_rule)?;
     let mut table = Table {
         chains: chains.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, chain)| (name, chain)).collect(),
@@ -227,9 +221,9 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
     Ok(table)
 }
 
-fn read_elements(socket: &mut Socket, id: &TableId, set: &str) -> Result<Vec<RawElement>, DumpError> {
+fn read_elements(socket: &mut Socket, id: &TableId, set: &str) -> Result<Vec<RawElement>, NetlinkError> {
     let question = Question { set: Some(set), ..Question::of_table(GETSETELEM, id) };
-    let parts = question.ask(socket, read_list)?;
+    let parts = question.ask(socket, |message| Ok(Some(read_list(message))))?;
     Ok(parts.into_iter().flatten().collect())
 }
 
@@ -261,23 +255,28 @@ fn recognise(family: Family, raw: Vec<RawRule>, wanted: Option<&Chain>) -> Vec<R
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{Nest, messages};
     use super::*;
+    use crate::netlink::Messages;
+
+    fn one(bytes: &[u8]) -> Message<'_> {
+        Messages::new(bytes).next().expect("one message").expect("well formed")
+    }
 
     /// A rule with an expression that libnftnl does not know.
     fn unknown_rule() -> Vec<u8> {
-        Request::new(0x0a06, 0, 1, 1)
-            .attribute(1, b"flatfell-1a\0")
-            .attribute(2, b"forward\0")
-            .nest(4, |list| list.nest(1, |expr| expr.attribute(1, b"news\0")))
-            .finish()
+        Request::new(0x0a06, 0, &netfilter(1))
+            .text(1, "flatfell-1a")
+            .text(2, "forward")
+            .nest(4, |list| list.nest(1, |expr| expr.text(1, "news")))
+            .finish(1)
+            .expect("short")
     }
 
     #[test]
     fn a_rule_that_cannot_be_read_is_not_left_out() {
         let bytes = unknown_rule();
         assert_eq!(decode::rule(&bytes), None, "libnftnl reads it: choose another expression");
-        let (table, chain, raw) = messages(&bytes).find_map(read_rule).expect("rule");
+        let (table, chain, raw) = read_rule(one(&bytes)).expect("well formed").expect("rule");
         assert_eq!((table.name.as_str(), chain.as_str()), ("flatfell-1a", "forward"));
         let wanted = Chain { rules: vec![Rule::default()], ..Chain::default() };
         let read = recognise(Family::Inet, vec![raw], Some(&wanted));
@@ -286,12 +285,13 @@ mod tests {
 
     #[test]
     fn elements_that_cannot_be_read_are_not_left_out() {
-        let key = |key: Nest| key.attribute(1, &[10, 0, 0, 1]);
-        let element = |element: Nest| element.nest(1, key).nest(7, |expr| expr.attribute(1, b"news\0"));
-        let bytes =
-            Request::new(0x0a0c, 0, 1, 1).attribute(1, b"flatfell-1a\0").nest(3, |list| list.nest(1, element)).finish();
+        let key = |key: Request| key.attr(1, &[10, 0, 0, 1]);
+        let element = |element: Request| element.nest(1, key).nest(7, |expr| expr.text(1, "news"));
+        let request =
+            Request::new(0x0a0c, 0, &netfilter(1)).text(1, "flatfell-1a").nest(3, |list| list.nest(1, element));
+        let bytes = request.finish(1).expect("short");
         assert_eq!(decode::elements(&bytes), None, "libnftnl reads it: choose another expression");
-        let read = messages(&bytes).find_map(read_list).expect("elements");
+        let read = read_list(one(&bytes));
         assert!(read.iter().any(|element| element.more), "{read:?}");
     }
 }

@@ -6,17 +6,25 @@
 
 pub mod conntrack;
 mod dump;
-pub mod socket;
 pub mod transaction;
-pub mod wire;
 
 use std::collections::BTreeMap;
-use std::io;
 
 use flatfell_rules::ruleset::{CounterValue, Op, Ruleset, TableId};
-pub use socket::DumpError;
-use socket::Socket;
+use nix::sys::socket::SockProtocol;
 pub use transaction::{CommitError, CommitStats};
+
+use crate::netlink::{NetlinkError, Socket};
+
+/// What may wait unread: a refused batch of 20,000 operations is answered with 20,000 messages.
+const RECEIVE_BUFFER: usize = 64 << 20;
+
+/// A socket to netfilter with room for every answer to a transaction.
+pub fn netfilter_socket() -> Result<Socket, NetlinkError> {
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter, 0)?;
+    socket.widen(RECEIVE_BUFFER)?;
+    Ok(socket)
+}
 
 /// The kernel's nftables, over netlink, of the network namespace of the thread that opened it.
 pub struct Kernel {
@@ -26,46 +34,41 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the sockets.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { transactions: Socket::open()?, dumps: Socket::open()? })
-    }
-
-    /// The port id that events about this daemon's own transactions carry.
-    pub fn port_id(&self) -> u32 {
-        self.transactions.port_id()
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self { transactions: netfilter_socket()?, dumps: netfilter_socket()? })
     }
 
     /// Commits all operations or none.
     pub fn commit(&mut self, ops: &[Op]) -> Result<CommitStats, CommitError> {
         let result = transaction::commit(&mut self.transactions, ops);
         if result.as_ref().is_err_and(CommitError::is_uncertain) {
-            self.transactions = Socket::open().map_err(CommitError::Uncertain)?;
+            self.transactions = netfilter_socket().map_err(CommitError::Uncertain)?;
         }
         result
     }
 
     /// All tables of the families in use.
-    pub fn tables(&mut self) -> Result<Vec<TableId>, DumpError> {
+    pub fn tables(&mut self) -> Result<Vec<TableId>, NetlinkError> {
         self.ask(dump::tables)
     }
 
     /// The values of a table's counters; empty for a table that is not there. A counter that is made or deleted while
     /// they are read may be missing: an absent name is not zero.
-    pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<String, CounterValue>, DumpError> {
+    pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
         self.ask(|socket| dump::counters(socket, table))
     }
 
     /// The tables of these names as far as they are there. Rules are recognised among those `want` has in the same
     /// chain; any other reads as [`flatfell_rules::ruleset::Expr::Foreign`].
-    pub fn read(&mut self, names: &[TableId], want: &Ruleset) -> Result<Ruleset, DumpError> {
+    pub fn read(&mut self, names: &[TableId], want: &Ruleset) -> Result<Ruleset, NetlinkError> {
         self.ask(|socket| dump::read(socket, names, want))
     }
 
     /// A dump that broke off still runs in the kernel, which refuses another one on the same socket.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Socket) -> Result<T, DumpError>) -> Result<T, DumpError> {
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Socket) -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
         let answer = question(&mut self.dumps);
-        if matches!(answer, Err(DumpError::Socket(_))) {
-            self.dumps = Socket::open()?;
+        if answer.as_ref().is_err_and(NetlinkError::leaves_answers) {
+            self.dumps = netfilter_socket()?;
         }
         answer
     }

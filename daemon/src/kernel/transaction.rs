@@ -4,7 +4,6 @@
 //! one sendmsg, begin to end; committed means the answer to the last operation and no error for any other; an error
 //! names the first operation that was refused (later errors follow from it); where neither is known it is said so.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,7 @@ use flatfell_rules::encode::{Batch, BatchError, describe, encode};
 use flatfell_rules::ruleset::Op;
 use nix::errno::Errno;
 
-use super::socket::Socket;
-use super::wire::{Answer, messages};
+use crate::netlink::{Answer, Malformed, NetlinkError, Socket, words};
 
 /// How often a batch is sent again that the kernel asked to send again.
 const ATTEMPTS: usize = 5;
@@ -42,7 +40,7 @@ pub enum CommitError {
         bytes: usize,
     },
     /// An operation was refused. Nothing changed.
-    #[error("{op}: {errno} {}", message.as_deref().unwrap_or_default())]
+    #[error("{op}: {errno}{}", words(message.as_deref()))]
     Refused {
         /// Its place in the list.
         index: usize,
@@ -54,7 +52,7 @@ pub enum CommitError {
         message: Option<String>,
     },
     /// The transaction as a whole was refused. Nothing changed.
-    #[error("transaction refused: {errno} {}", message.as_deref().unwrap_or_default())]
+    #[error("transaction refused: {errno}{}", words(message.as_deref()))]
     Aborted {
         /// The kernel's error.
         errno: Errno,
@@ -62,11 +60,11 @@ pub enum CommitError {
         message: Option<String>,
     },
     /// The socket failed before anything was sent.
-    #[error("netlink socket: {0}")]
-    Socket(#[source] io::Error),
+    #[error("{0}")]
+    Socket(#[source] NetlinkError),
     /// The answers were lost: read back what the kernel has, then decide.
     #[error("not known whether it is committed: {0}")]
-    Uncertain(#[source] io::Error),
+    Uncertain(#[source] NetlinkError),
 }
 
 impl CommitError {
@@ -98,21 +96,26 @@ pub(super) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<CommitStats, Com
 
 fn exchange(socket: &mut Socket, batch: &Batch, ops: &[Op]) -> Result<(), CommitError> {
     let bytes = batch.bytes().len();
-    socket.send(batch.bytes()).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EMSGSIZE) => CommitError::TooLarge { bytes },
-        Some(Errno::EINTR) => CommitError::Uncertain(error),
+    socket.send(batch.bytes()).map_err(|error| match error {
+        NetlinkError::Call { errno: Errno::EMSGSIZE, .. } => CommitError::TooLarge { bytes },
+        NetlinkError::Call { errno: Errno::EINTR, .. } | NetlinkError::Partial(_) => CommitError::Uncertain(error),
         _ => CommitError::Socket(error),
     })?;
     let mut answers = Answers { batch, ops, cause: None };
     loop {
         let received = socket.receive().map_err(CommitError::Uncertain)?;
-        for message in messages(received) {
-            let Some(answer) = message.answer() else { continue };
-            if let ControlFlow::Break(result) = answers.take(message.seq, answer) {
+        for message in received {
+            let message = message.map_err(uncertain)?;
+            let Some(answer) = message.answer().map_err(uncertain)? else { continue };
+            if let ControlFlow::Break(result) = answers.take(message.sequence, answer) {
                 return result;
             }
         }
     }
+}
+
+fn uncertain(malformed: Malformed) -> CommitError {
+    CommitError::Uncertain(malformed.into())
 }
 
 /// What was answered so far.

@@ -29,7 +29,7 @@ use self::{
     read::{Event, Link, NfCall, read},
     state::State,
 };
-use crate::netlink::{ACKED, DUMP, Messages, Netlink, NetlinkError, Request};
+use crate::netlink::{ACKED, DUMP, Messages, NetlinkError, Request, Socket};
 
 /// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR and _IPV6_IFADDR as bits of a mask.
 const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 8;
@@ -129,8 +129,8 @@ pub struct PodBridge {
 /// The node's interfaces, kept up to date by [`Links::process`].
 #[derive(Debug)]
 pub struct Links {
-    events: Netlink,
-    requests: Netlink,
+    events: Socket,
+    requests: Socket,
     state: State,
     behind: Behind,
 }
@@ -138,9 +138,9 @@ pub struct Links {
 impl Links {
     /// Listens and reads everything, in the calling thread's network namespace.
     pub fn open() -> Result<Self, LinkError> {
-        let events = Netlink::open(SockProtocol::NetlinkRoute, GROUPS)?;
+        let events = Socket::open(SockProtocol::NetlinkRoute, GROUPS)?;
         events.widen(EVENT_BUFFER)?;
-        let mut requests = Netlink::open(SockProtocol::NetlinkRoute, 0)?;
+        let mut requests = Socket::open(SockProtocol::NetlinkRoute, 0)?;
         let state = picture(&mut requests)?;
         Ok(Self { events, requests, state, behind: Behind::default() })
     }
@@ -151,7 +151,7 @@ impl Links {
         let mut change = LinkChange::default();
         let mut lost = false;
         for _ in 0..DATAGRAMS_A_CALL {
-            match self.events.receive(false) {
+            match self.events.poll() {
                 Ok(Some(messages)) => change |= take_in(&mut self.state, &mut self.behind, messages)?,
                 Ok(None) => break,
                 Err(NetlinkError::Overrun) => lost = true,
@@ -283,31 +283,23 @@ fn learn(state: &State, behind: &mut Behind, event: &Event) {
 }
 
 /// Everything, dumped.
-fn picture(socket: &mut Netlink) -> Result<State, LinkError> {
+fn picture(socket: &mut Socket) -> Result<State, LinkError> {
     let mut state = State::default();
-    let link_mask = |request: Request| request.attr(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
-    dump(socket, "links", &mut state, || {
-        link_mask(Request::new(RTM_GETLINK, DUMP, &[0; 16])).map_err(NetlinkError::from)
-    })?;
-    dump(socket, "addresses", &mut state, || Ok(Request::new(RTM_GETADDR, DUMP, &[0; 8])))?;
-    dump(socket, "neighbours", &mut state, || Ok(Request::new(RTM_GETNEIGH, DUMP, &[0; 12])))?;
+    let links = Request::new(RTM_GETLINK, DUMP, &[0; 16]).attr(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    dump(socket, "links", &mut state, &links)?;
+    dump(socket, "addresses", &mut state, &Request::new(RTM_GETADDR, DUMP, &[0; 8]))?;
+    dump(socket, "neighbours", &mut state, &Request::new(RTM_GETNEIGH, DUMP, &[0; 12]))?;
     let bridges = [AF_BRIDGE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    dump(socket, "bridge forwarding tables", &mut state, || Ok(Request::new(RTM_GETNEIGH, DUMP, &bridges)))?;
+    dump(socket, "bridge forwarding tables", &mut state, &Request::new(RTM_GETNEIGH, DUMP, &bridges))?;
     Ok(state)
 }
 
 /// One dump into the state; what an interrupted dump left out or took twice, the next try or the events behind it set
 /// right.
-fn dump(
-    socket: &mut Netlink,
-    what: &'static str,
-    state: &mut State,
-    request: impl Fn() -> Result<Request, NetlinkError>,
-) -> Result<(), LinkError> {
+fn dump(socket: &mut Socket, what: &'static str, state: &mut State, request: &Request) -> Result<(), LinkError> {
     let failed = |source| LinkError::Dump { what, source: Box::new(source) };
     for left in (0..TRIES).rev() {
-        let request = request().map_err(|error| failed(error.into()))?;
-        let dumped = socket.dump::<LinkError>(request, |message| {
+        let dumped = socket.dump::<LinkError>(request.clone(), |message| {
             if let Some(event) = read(&message)? {
                 state.apply(event);
             }

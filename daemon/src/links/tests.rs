@@ -222,8 +222,8 @@ fn lost_events_lead_to_a_new_dump() {
 fn neighbour(kind: u16, family: u8, attrs: &[(u16, &[u8])]) -> Option<Event> {
     let header = [family, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0];
     let request =
-        attrs.iter().try_fold(Request::new(kind, DUMP, &header), |request, (kind, value)| request.attr(*kind, value));
-    let bytes = request.and_then(|request| request.finish(1)).expect("short");
+        attrs.iter().fold(Request::new(kind, DUMP, &header), |request, (kind, value)| request.attr(*kind, value));
+    let bytes = request.finish(1).expect("short");
     let message = Messages::new(&bytes).next().expect("one").expect("well formed");
     read(&message).expect("reads")
 }

@@ -59,7 +59,7 @@ fn only_allows(table: &Table, set: &str) -> bool {
             match last {
                 Expr::Verdict(Verdict::Accept) => plain,
                 Expr::Verdict(Verdict::Return) => {
-                    plain && denies_only(table, &chain.rules[place + 1..], &mut BTreeSet::new())
+                    plain && denies_only(table, &chain.rules[place..], &mut BTreeSet::new())
                 }
                 other => plain && !decides(other),
             }

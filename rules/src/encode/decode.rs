@@ -10,7 +10,8 @@ use nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::objects::{hook_of, set_flags};
-use super::sys::{self, RawElement};
+use super::raw::RawElement;
+use super::sys;
 use super::types::{
     INTERVAL_END, SET_COMMENT, comment_of, family_of, key_types, key_values, largest, last_of_range, width,
 };

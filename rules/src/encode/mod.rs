@@ -8,13 +8,15 @@
 pub mod decode;
 mod expr;
 mod objects;
+mod raw;
 mod sys;
 #[cfg(test)]
 mod tests;
 mod types;
 
 use ipnetwork::IpNetwork;
-pub use sys::RawElement;
+pub use raw::RawElement;
+pub use types::{family, family_of};
 
 use crate::ruleset::{Element, Field, Op, OpKind, Value, Verdict, text};
 

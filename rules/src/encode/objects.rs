@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use nftnl_sys::*;
 
 use super::expr::bare_rule;
-use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, RawElement, Rule, Set, Table, Writer};
+use super::raw::RawElement;
+use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Table, Writer};
 use super::types::{INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, range_bytes, set_user_data};
 use super::{Batch, EncodeError, verdict_number};
 use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Op, OpKind, SetKind};
@@ -106,7 +107,7 @@ impl Encoder {
     /// Writes one operation.
     pub(super) fn op(&mut self, index: usize, op: &Op) -> Result<(), EncodeError> {
         self.index = index;
-        self.family = family(op.table.family);
+        self.family = family(op.table.family).into();
         let table = name(&op.table.name)?;
         match &op.kind {
             OpKind::AddTable => self.table(NEWTABLE, table),

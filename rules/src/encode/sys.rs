@@ -13,6 +13,7 @@ use nftnl_sys::libc::{c_char, c_void, nlmsghdr};
 use nftnl_sys::*;
 
 use super::EncodeError;
+use super::raw::{Aligned, RawElement};
 
 /// Bytes of the scratch buffer one message is written to.
 const SCRATCH: usize = 128 * 1024;
@@ -22,9 +23,6 @@ pub(super) const MAX_WEIGHT: usize = 60 * 1024;
 
 /// More than all attributes of fixed size of any object or expression here take, with their headers.
 const FIXED: usize = 256;
-
-/// More than one element's attributes of fixed size take, with their headers.
-const FIXED_ELEMENT: usize = 96;
 
 /// libnftnl's setters take 16 bits where its constants have 32; all constants fit.
 fn attr(number: u32) -> u16 {
@@ -305,33 +303,6 @@ unsafe fn print(expr: *mut nftnl_expr) -> String {
     if name == "cmp" { format!("[ {name} {line} {compared}b ]") } else { format!("[ {name} {line}]") }
 }
 
-/// One element as libnftnl holds it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RawElement {
-    /// The key.
-    pub key: Vec<u8>,
-    /// NFT_SET_ELEM_*.
-    pub flags: u32,
-    /// NF_* or NFT_* of linux/netfilter/nf_tables.h, for an element with a verdict.
-    pub verdict: Option<u32>,
-    /// The chain a verdict leads to.
-    pub chain: Option<String>,
-    /// The object an element leads to.
-    pub object: Option<String>,
-    /// User data; empty for none.
-    pub user_data: Vec<u8>,
-    /// It carries what the model has no word for: expressions, data that is no verdict, a second key, a timeout.
-    pub more: bool,
-}
-
-impl RawElement {
-    /// At least the bytes it takes in a message.
-    pub(super) fn weight(&self) -> usize {
-        let names = self.chain.as_deref().map_or(0, str::len) + self.object.as_deref().map_or(0, str::len);
-        FIXED_ELEMENT + self.key.len() + names + self.user_data.len()
-    }
-}
-
 impl Elements {
     /// Adds an element.
     pub(super) fn add(&mut self, element: &RawElement) -> Result<(), EncodeError> {
@@ -424,29 +395,6 @@ unsafe fn owned_data(value: *const c_void, len: u32) -> Option<Vec<u8>> {
     let len = usize::try_from(len).ok()?;
     // SAFETY: the caller's.
     (!value.is_null()).then(|| unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }.to_vec())
-}
-
-/// A received message at an address that libnftnl can read it from.
-struct Aligned(Vec<u32>);
-
-impl Aligned {
-    /// `None` unless the message is as long as its header says and has a netfilter header.
-    fn new(message: &[u8]) -> Option<Self> {
-        let said = u32::from_ne_bytes(message.get(..4)?.try_into().ok()?);
-        if usize::try_from(said).ok()? != message.len() || message.len() < 20 {
-            return None;
-        }
-        let words = message.chunks(4).map(|chunk| {
-            let mut word = [0; 4];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u32::from_ne_bytes(word)
-        });
-        Some(Self(words.collect()))
-    }
-
-    fn header(&self) -> *const nlmsghdr {
-        self.0.as_ptr().cast()
-    }
 }
 
 /// Writes messages one behind the other.

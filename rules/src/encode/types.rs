@@ -22,7 +22,7 @@ pub(super) const OPEN_INTERVAL: [u8; 6] = [1, 4, 1, 0, 0, 0];
 const TYPE_BITS: u32 = 6;
 
 /// The kernel's number of a family.
-pub(super) fn family(family: Family) -> u16 {
+pub fn family(family: Family) -> u8 {
     match family {
         Family::Inet => 1,
         Family::Bridge => 7,
@@ -30,7 +30,7 @@ pub(super) fn family(family: Family) -> u16 {
 }
 
 /// The family of a kernel's number, of those in use here.
-pub(super) fn family_of(number: u32) -> Option<Family> {
+pub fn family_of(number: u32) -> Option<Family> {
     [Family::Inet, Family::Bridge].into_iter().find(|&known| u32::from(family(known)) == number)
 }
 

@@ -153,14 +153,13 @@ fn add_chain(table: &mut Table, name: &str, hook: Option<BaseHook>, comment: &st
     }
 }
 
+/// The rules of a chain go with it (without NLM_F_NONREC, as nft asks for it), unless one leads back to it.
 fn delete_chain(table: &mut Table, name: &str) -> Result<(), Reason> {
-    let chain = table.chains.get(name).ok_or_else(|| missing(name))?;
     let leads_here = |verdict: &Verdict| target(verdict) == Some(name);
     let by_rule = exprs(table).any(|expr| matches!(expr, Expr::Verdict(verdict) if leads_here(verdict)));
     let by_element = data(table).any(|datum| matches!(datum, Datum::Verdict(verdict) if leads_here(verdict)));
-    ensure(chain.rules.is_empty() && !by_rule && !by_element, || Reason::Busy(name.to_string()))?;
-    table.chains.remove(name);
-    Ok(())
+    ensure(!by_rule && !by_element, || Reason::Busy(name.to_string()))?;
+    table.chains.remove(name).map(|_| ()).ok_or_else(|| missing(name))
 }
 
 fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
