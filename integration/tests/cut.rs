@@ -8,15 +8,16 @@
 mod world;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use flatfell::kernel::conntrack::{Conntrack, FlowEntry};
 use flatfell_integration::node::FlatfellNode;
 use flatfell_integration::{Flow, Lab, LabConfig, Place, Service, Stream, Traffic};
-use flatfell_rules::compile::Generation;
+use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
 use serde_json::{Value, json};
 use world::{World, app, namespace, peer, pod, policy, put, without_pod, without_policy};
 
@@ -357,6 +358,43 @@ fn what_ran_before_the_daemon_stops() {
     assert!(reports[cut.len()..].iter().all(|report| report.sent > 0 && report.lost() == 0));
 }
 
+/// A socket of a pod that speaks only when told to.
+fn silent(world: &World, slot: u8, port: u16) -> UdpSocket {
+    let pod = Place::pod(1, slot);
+    let bound = world.lab.netns(pod).expect("a pod").run(|| UdpSocket::bind((pod.v4(), port)));
+    let socket = bound.expect("a pod").expect("bind");
+    socket.set_read_timeout(Some(Duration::from_millis(150))).expect("a socket");
+    socket
+}
+
+/// Killed between the switch and the new generation, a daemon leaves flows behind that the rules forbid and whose stamp is
+/// current.
+#[test]
+fn a_current_stamp_proves_nothing_to_the_next_daemon() {
+    let mut world = World::new(2, &[app("a", 0, "a"), app("b", 1, "b")]);
+    let (client, server) = (silent(&world, 1, 4000), silent(&world, 0, 4001));
+    let mut buffer = [0; 8];
+    client.send_to(b"hello", server.local_addr().expect("an address")).expect("sent");
+    server.recv_from(&mut buffer).expect("an open pod is reached");
+    world.change([put(&policy("a", "a", "ingress", json!([])))]);
+    let current = Generation::new(world.engine.status().generation).expect("a generation").mark();
+    let world = world.restarted(|lab| {
+        let stamp = || {
+            let mut conntrack = Conntrack::open().expect("conntrack");
+            let flows = conntrack.flows(DENIED_MARK, GENERATION_MASK).expect("flows");
+            let keys: Vec<_> = flows.iter().map(FlowEntry::key).collect();
+            conntrack.set_mark(&keys, current, GENERATION_MASK).expect("marks").set
+        };
+        let stamped = lab.netns(Place::Node(1)).expect("the node").run(stamp).expect("the node");
+        assert_eq!(stamped, 1, "the flow was denied");
+    });
+    server.send_to(b"push", client.local_addr().expect("an address")).expect("sent");
+    assert!(client.recv_from(&mut buffer).is_err(), "a push passes");
+    client.send_to(b"more", server.local_addr().expect("an address")).expect("sent");
+    assert!(server.recv_from(&mut buffer).is_err(), "a packet passes");
+    assert_eq!(world.engine.status().transactions.committed, 0);
+}
+
 /// A number that comes round again finds no flow of a pod that is gone, and none that was forbidden.
 #[test]
 fn generations_come_round() {
@@ -364,14 +402,7 @@ fn generations_come_round() {
     let node = world.lab.netns(Place::Node(1)).expect("the node");
     node.run(|| std::fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600").expect("sysctl"))
         .expect("the node");
-    let talk = |place: Place, at: (std::net::Ipv4Addr, u16)| {
-        world.lab.netns(place).expect("a place").run(|| std::net::UdpSocket::bind(at).expect("bind")).expect("a place")
-    };
-    let (client, server) =
-        (talk(Place::pod(1, 1), (Place::pod(1, 1).v4(), 4000)), talk(Place::pod(1, 3), (Place::pod(1, 3).v4(), 4001)));
-    for socket in [&client, &server] {
-        socket.set_read_timeout(Some(Duration::from_millis(150))).expect("a socket");
-    }
+    let (client, server) = (silent(&world, 1, 4000), silent(&world, 3, 4001));
     let mut buffer = [0; 8];
     client.send_to(b"hello", server.local_addr().expect("an address")).expect("sent");
     server.recv_from(&mut buffer).expect("an open pod is reached");
