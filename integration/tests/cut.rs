@@ -402,7 +402,7 @@ fn generations_come_round() {
     let node = world.lab.netns(Place::Node(1)).expect("the node");
     node.run(|| std::fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600").expect("sysctl"))
         .expect("the node");
-    let (client, server) = (silent(&world, 1, 4000), silent(&world, 3, 4001));
+    let (client, server) = (silent(&world, 2, 4000), silent(&world, 3, 4001));
     let mut buffer = [0; 8];
     client.send_to(b"hello", server.local_addr().expect("an address")).expect("sent");
     server.recv_from(&mut buffer).expect("an open pod is reached");
