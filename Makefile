@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps lint unit kernel mutants bench clean
+.PHONY: demo listing test deps lint unit kernel flips mutants bench clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps
 
@@ -25,11 +25,16 @@ lint:
 
 # Everything that runs without the kernel's help.
 unit:
-	cargo test --package flatfell-rules --features sim
+	cargo test --package flatfell-rules
 
 # Real netlink, real packets: in network namespaces of the tests' own.
 kernel:
+	cargo build --quiet --workspace --bins
 	cargo test --package flatfell --package flatfell-integration --package flatfell-bench
+
+# 20,000 changes of each kind under traffic; `make test` makes 500 of each.
+flips: deps
+	FLATFELL_FLIPS=20000 cargo test --package flatfell-integration --test flips -- --nocapture
 
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,7 +56,7 @@ pub struct Stream {
     pub address: IpAddr,
     /// The destination port.
     pub port: u16,
-    /// The port the server listens on.
+    /// The port the server listens on; another one than `port` for a Service, whose address is not the server's.
     pub server_port: u16,
     /// The kind of flow.
     pub flow: Flow,
@@ -328,11 +328,8 @@ impl Sockets<'_> {
 
     /// The server's socket, which several streams may share.
     fn listen(&mut self, stream: &Stream) -> Result<Arc<UdpSocket>, LabError> {
-        let own = match (stream.to, stream.address) {
-            (Place::Pod { .. }, like) => stream.to.address_like(like),
-            (_, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
-            (_, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        };
+        let translated = stream.port != stream.server_port;
+        let own = if translated { stream.to.address_like(stream.address) } else { stream.address };
         let at = SocketAddr::new(own, stream.server_port);
         if let Some(socket) = self.listening.get(&(stream.to, at)) {
             return Ok(Arc::clone(socket));

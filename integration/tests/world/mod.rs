@@ -81,20 +81,29 @@ impl World {
     pub fn new(pods: u8, objects: &[Value]) -> Self {
         let lab = Lab::new(LabConfig { nodes: 1, pods, ..LabConfig::default() }).expect("a lab");
         let node = lab.netns(Place::Node(1)).expect("the node");
-        let config = EngineConfig { own_node_egress: true, cut_established: true, pod_bridges: Vec::new() };
-        let engine = node
-            .run(|| {
-                // Else conntrack remembers every packet of the test.
-                for (file, seconds) in [("udp_timeout", "2"), ("udp_timeout_stream", "60")] {
-                    std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{file}"), seconds).expect("sysctl");
-                }
-                Engine::start(config).expect("an engine")
-            })
-            .expect("the node");
+        // Else conntrack remembers every packet of the test.
+        let timeouts = [("udp_timeout", "2"), ("udp_timeout_stream", "60")];
+        node.run(|| {
+            for (file, seconds) in timeouts {
+                std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{file}"), seconds).expect("sysctl");
+            }
+        })
+        .expect("the node");
+        let engine = start(&lab);
         let mut world = Self { engine, lab, index: Index::new(NODE) };
         let mut changes = vec![put(&namespace())];
         changes.extend(objects.iter().map(put));
         world.change(changes);
+        world
+    }
+
+    /// Stops the engine, does something, and starts another one that is told the same.
+    pub fn restarted(self, meanwhile: impl FnOnce(&Lab)) -> Self {
+        let Self { engine, lab, index } = self;
+        engine.stop();
+        meanwhile(&lab);
+        let mut world = Self { engine: start(&lab), lab, index };
+        world.change([]);
         world
     }
 
@@ -133,4 +142,10 @@ impl World {
 pub fn streams(from: u8, to: u8, port: u16, flow: Flow) -> [Stream; 2] {
     let (from, to) = (Place::pod(1, from), Place::pod(1, to));
     to.addresses().map(|address: IpAddr| Stream::new(from, to, address, port, flow))
+}
+
+fn start(lab: &Lab) -> Engine {
+    let config = EngineConfig { own_node_egress: true, cut_established: true, pod_bridges: Vec::new() };
+    let node = lab.netns(Place::Node(1)).expect("the node");
+    node.run(|| Engine::start(config).expect("an engine")).expect("the node")
 }
