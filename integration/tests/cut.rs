@@ -55,7 +55,7 @@ impl Talk {
         let (until, also) = (Arc::clone(&stop), Arc::clone(&stop));
         let speaking = thread::spawn(move || {
             while !until.load(Ordering::SeqCst) {
-                speaker.write(&[1]).ok();
+                speaker.write_all(&[1]).ok();
                 thread::sleep(PAUSE);
             }
         });
