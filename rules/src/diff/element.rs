@@ -3,12 +3,12 @@
 //! In: a table as it is and as it shall be. Out: elements by set. What always holds: elements are added in the
 //! switch and removed behind it, so that no packet misses both the old and the new place of an address; those that
 //! stand in the way of the switch (another datum for the same key, an interval that overlaps or touches a new one, a map whose
-//! union would nest too deep) go at its beginning.
+//! union would nest too deep) or that a new rule would still find go at its beginning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Elements, nesting};
-use crate::ruleset::{Datum, Element, OpKind, Set, SetKind, Table, Value};
+use crate::ruleset::{Datum, Element, Expr, OpKind, Set, SetKind, Table, Value};
 
 /// Elements of one operation at most: an element list is one netlink attribute of 64 KiB.
 const IN_ONE_OPERATION: usize = 256;
@@ -31,9 +31,10 @@ impl<'a> Changes<'a> {
     /// From one table to the other.
     pub fn between(have: &Table, want: &'a Table) -> Self {
         let mut changes = Self::default();
+        let asked = asked_anew(have, want);
         for (name, wanted) in &want.sets {
             if let Some(current) = have.sets.get(name) {
-                changes.set(name, current, wanted);
+                changes.set(name, current, wanted, asked.contains(name.as_str()));
             }
         }
         if !nesting::fits(have, want, &changes.late) {
@@ -42,11 +43,13 @@ impl<'a> Changes<'a> {
         changes
     }
 
-    /// The elements of one set.
-    fn set(&mut self, name: &'a String, have: &Set, want: &Set) {
+    /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch: neither the old
+    /// policy nor the new one lets that rule see them.
+    fn set(&mut self, name: &'a String, have: &Set, want: &Set, asked_anew: bool) {
         let added = missing(&want.elements, &have.elements);
-        let (early, late): (Elements, Elements) =
-            missing(&have.elements, &want.elements).into_iter().partition(|(element, _)| in_the_way(element, &added));
+        let (early, late): (Elements, Elements) = missing(&have.elements, &want.elements)
+            .into_iter()
+            .partition(|(element, _)| asked_anew || in_the_way(element, &added));
         self.early.insert(name, early);
         self.added.insert(name, added);
         self.late.insert(name, late);
@@ -60,6 +63,23 @@ impl<'a> Changes<'a> {
             }
         }
     }
+}
+
+/// The sets that a rule asks which was not in its chain before.
+fn asked_anew<'a>(have: &Table, want: &'a Table) -> BTreeSet<&'a str> {
+    let mut asked = BTreeSet::new();
+    for (name, chain) in &want.chains {
+        let before = have.chains.get(name).map_or(&[][..], |chain| &chain.rules);
+        for rule in chain.rules.iter().filter(|rule| !before.contains(rule)) {
+            asked.extend(rule.exprs.iter().filter_map(|expr| match expr {
+                Expr::Lookup { set, .. } | Expr::Vmap { map: set, .. } | Expr::CounterMap { map: set, .. } => {
+                    Some(set.as_str())
+                }
+                _ => None,
+            }));
+        }
+    }
+    asked
 }
 
 /// The elements that the other set has not, or leads elsewhere.
