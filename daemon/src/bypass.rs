@@ -16,8 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::SockProtocol;
-
 use crate::{
     links::PodBridge,
     netlink::{Malformed, NetlinkError, Socket},
@@ -156,7 +154,7 @@ struct Seen {
 impl Lookout {
     /// A lookout over the calling thread's network namespace.
     pub fn open() -> Result<Self, BypassError> {
-        Ok(Self { socket: Socket::open(SockProtocol::NetlinkNetFilter, 0)?, seen: None })
+        Ok(Self { socket: Socket::open(mnl::Bus::Netfilter, 0)?, seen: None })
     }
 
     /// Everything that is found now. After an error the lookout is to be opened anew.

@@ -23,12 +23,6 @@ fn only(found: Vec<Bypass>) -> Bypass {
 }
 
 #[test]
-fn a_lookout_can_live_in_its_own_thread() {
-    fn can_move<T: Send + 'static>() {}
-    can_move::<Lookout>();
-}
-
-#[test]
 fn an_empty_namespace_and_our_own_tables_are_quiet() {
     in_namespace(|| {
         assert_eq!(look(), []);

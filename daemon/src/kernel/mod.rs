@@ -11,7 +11,6 @@ pub mod transaction;
 use std::collections::BTreeMap;
 
 use flatfell_rules::ruleset::{CounterValue, Op, Ruleset, TableId};
-use nix::sys::socket::SockProtocol;
 pub use transaction::{CommitError, CommitStats};
 
 use crate::netlink::{NetlinkError, Socket};
@@ -21,7 +20,7 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// A socket to netfilter with room for every answer to a transaction.
 pub fn netfilter_socket() -> Result<Socket, NetlinkError> {
-    let socket = Socket::open(SockProtocol::NetlinkNetFilter, 0)?;
+    let socket = Socket::open(mnl::Bus::Netfilter, 0)?;
     socket.widen(RECEIVE_BUFFER)?;
     Ok(socket)
 }

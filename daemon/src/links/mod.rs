@@ -22,7 +22,6 @@ use std::{
 use ipnetwork::{IpNetwork, IpNetworkError};
 use netlink_packet_core::{DecodeError, Emitable};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use nix::sys::socket::SockProtocol;
 
 use self::{
     behind::Behind,
@@ -138,9 +137,9 @@ pub struct Links {
 impl Links {
     /// Listens and reads everything, in the calling thread's network namespace.
     pub fn open() -> Result<Self, LinkError> {
-        let events = Socket::open(SockProtocol::NetlinkRoute, GROUPS)?;
+        let events = Socket::open(mnl::Bus::Route, GROUPS)?;
         events.widen(EVENT_BUFFER)?;
-        let mut requests = Socket::open(SockProtocol::NetlinkRoute, 0)?;
+        let mut requests = Socket::open(mnl::Bus::Route, 0)?;
         let state = picture(&mut requests)?;
         Ok(Self { events, requests, state, behind: Behind::default() })
     }

@@ -1,15 +1,21 @@
-//! The options of netlink sockets that nix does not know.
+//! What nix does not know of netlink sockets: some of their options, and the descriptor of `mnl`'s.
 //!
-//! In: nothing. Out: types for [`nix::sys::socket::setsockopt`]. What always holds: the one place of unsafe code in this
-//! crate, and each option is an int, as netlink(7) says.
+//! In: a socket of `mnl`. Out: its descriptor, and types for [`nix::sys::socket::setsockopt`]. What always holds: the one
+//! place of unsafe code in this crate, and each option is an int, as netlink(7) says.
 #![allow(unsafe_code)]
 
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SetSockOpt;
+
+/// The descriptor of a socket, for the calls that `mnl` does not have.
+pub fn descriptor(socket: &mnl::Socket) -> BorrowedFd<'_> {
+    // SAFETY: the socket owns the descriptor, closes it when it is dropped, and is borrowed as long.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
 
 /// An option of a netlink socket that is on or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

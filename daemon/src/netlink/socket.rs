@@ -4,19 +4,19 @@
 //! grows with it; waiting ends after [`TIMEOUT`]; only the kernel (port 0) is listened to; a dump that the kernel marked
 //! as interrupted is said to be so; refusals come with the kernel's own words.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use mnl::Bus;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, sendto, setsockopt, socket,
-    sockopt,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::options::NetlinkOption;
+use super::options::{NetlinkOption, descriptor};
 use super::{Answer, Message, Messages, NetlinkError, Request};
 
 /// How long an answer is waited for: a kernel that does not answer within this is not going to.
@@ -29,9 +29,8 @@ const RECEIVE: usize = 64 * 1024;
 const SEND_OVERHEAD: usize = 64 * 1024;
 
 /// A netlink socket with its receive buffer.
-#[derive(Debug)]
 pub struct Socket {
-    fd: OwnedFd,
+    socket: mnl::Socket,
     buffer: Vec<u8>,
     send_buffer: usize,
     sequence: u32,
@@ -41,23 +40,31 @@ fn call<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, NetlinkErr
     result.map_err(|errno| NetlinkError::Call { step, errno })
 }
 
+/// What `mnl` answers, whose errors are all of a system call.
+fn answer<T>(step: &'static str, result: io::Result<T>) -> Result<T, NetlinkError> {
+    call(step, result.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default())))
+}
+
 impl Socket {
     /// A socket of this protocol that hears the multicast groups of `groups` (a mask, group 1 is bit 0), in the calling
     /// thread's network namespace.
-    pub fn open(protocol: SockProtocol, groups: u32) -> Result<Self, NetlinkError> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
-        let fd = call("socket", fd)?;
-        call("bind", bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)))?;
+    pub fn open(bus: Bus, groups: u32) -> Result<Self, NetlinkError> {
+        const AUTOMATIC_PORT: libc::pid_t = 0;
+        let socket = answer("socket", mnl::Socket::open(bus))?;
+        let fd = descriptor(&socket);
+        // libmnl's way to open has no SOCK_CLOEXEC.
+        call("FD_CLOEXEC", fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)))?;
+        answer("bind", socket.bind(groups, AUTOMATIC_PORT))?;
         let patience = TimeVal::new(i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX), 0);
         call("SO_RCVTIMEO", setsockopt(&fd, sockopt::ReceiveTimeout, &patience))?;
         call("NETLINK_EXT_ACK", setsockopt(&fd, NetlinkOption::ExtendedAck, &true))?;
         call("NETLINK_CAP_ACK", setsockopt(&fd, NetlinkOption::CapAck, &true))?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE], send_buffer: 0, sequence: 0 })
+        Ok(Self { socket, buffer: vec![0; RECEIVE], send_buffer: 0, sequence: 0 })
     }
 
     /// Makes room for this much that waits unread, whatever the system's limit is. Memory is taken only while it waits.
     pub fn widen(&self, bytes: usize) -> Result<(), NetlinkError> {
-        call("SO_RCVBUFFORCE", setsockopt(&self.fd, sockopt::RcvBufForce, &bytes))
+        call("SO_RCVBUFFORCE", setsockopt(self, sockopt::RcvBufForce, &bytes))
     }
 
     /// The next datagram, waited for until [`TIMEOUT`].
@@ -84,7 +91,7 @@ impl Socket {
         loop {
             let mut vectors = [IoSliceMut::new(&mut self.buffer)];
             let flags = flags | MsgFlags::MSG_TRUNC;
-            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut vectors, None, flags) {
+            match recvmsg::<NetlinkAddr>(self.socket.as_raw_fd(), &mut vectors, None, flags) {
                 // Only the kernel has port 0; what another process sent is not an answer.
                 Ok(datagram) if datagram.address.is_some_and(|from| from.pid() == 0) => return Ok(datagram.bytes),
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -99,12 +106,11 @@ impl Socket {
         let need = bytes.len().saturating_add(SEND_OVERHEAD);
         if need > self.send_buffer {
             let fits = libc::c_int::try_from(need).map_err(|_| Errno::EMSGSIZE);
-            let set = fits.and_then(|_| setsockopt(&self.fd, sockopt::SndBufForce, &need));
+            let set = fits.and_then(|_| setsockopt(self, sockopt::SndBufForce, &need));
             call("SO_SNDBUFFORCE", set)?;
             self.send_buffer = need;
         }
-        let kernel = NetlinkAddr::new(0, 0);
-        let sent = call("sendmsg", sendto(self.fd.as_raw_fd(), bytes, &kernel, MsgFlags::empty()))?;
+        let sent = answer("sendmsg", self.socket.send(bytes))?;
         if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::Partial(sent)) }
     }
 
@@ -188,7 +194,13 @@ fn end<E: From<NetlinkError>>(Answer { error, message }: Answer, failure: Option
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        descriptor(&self.socket)
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("fd", &self.as_fd()).finish_non_exhaustive()
     }
 }
 
@@ -200,7 +212,7 @@ mod tests {
     const GETLINK: u16 = 18;
 
     fn route() -> Socket {
-        Socket::open(SockProtocol::NetlinkRoute, 0).expect("socket")
+        Socket::open(Bus::Route, 0).expect("socket")
     }
 
     #[test]
@@ -228,12 +240,18 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_started_does_not_get_the_socket() {
+        let flags = fcntl(route().as_fd(), FcntlArg::F_GETFD).expect("flags");
+        assert_eq!(FdFlag::from_bits(flags), Some(FdFlag::FD_CLOEXEC));
+    }
+
+    #[test]
     fn what_another_process_sends_is_not_heard() {
         let mut socket = route();
-        let own = nix::sys::socket::getsockname::<NetlinkAddr>(socket.fd.as_raw_fd()).expect("address");
+        let own = nix::sys::socket::getsockname::<NetlinkAddr>(socket.as_fd().as_raw_fd()).expect("address");
         let forger = route();
         let forged = Request::new(3, 0, &[0; 4]).finish(1).expect("short");
-        sendto(forger.fd.as_raw_fd(), &forged, &own, MsgFlags::empty()).expect("sent");
+        nix::sys::socket::sendto(forger.as_fd().as_raw_fd(), &forged, &own, MsgFlags::empty()).expect("sent");
         assert!(socket.poll().expect("poll").is_none());
     }
 }

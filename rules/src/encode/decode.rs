@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nftnl_sys::*;
+use nftnl::nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::objects::{hook_of, set_flags};

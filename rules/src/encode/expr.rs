@@ -5,7 +5,7 @@
 //! is not made twice in one rule.
 
 use ipnetwork::IpNetwork;
-use nftnl_sys::*;
+use nftnl::nftnl_sys::*;
 
 use super::sys::{self, Expr as Code};
 use super::types::{bytes, field_value};

@@ -5,18 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use nftnl_sys::*;
+use nftnl::MsgType;
+use nftnl::nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::raw::RawElement;
-use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Table, Writer};
-use super::types::{INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, range_bytes, set_user_data};
+use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Writer, table};
+use super::types::{
+    INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, proto_family, range_bytes, set_user_data,
+};
 use super::{Batch, EncodeError, verdict_number};
 use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Op, OpKind, SetKind};
 
 // NFT_MSG_* of linux/netfilter/nf_tables.h.
-const NEWTABLE: u16 = 0;
-const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
@@ -88,7 +89,7 @@ pub(super) struct Encoder {
 impl Encoder {
     /// Opens the batch.
     pub(super) fn new() -> Result<Self, EncodeError> {
-        let mut writer = Writer::new();
+        let mut writer = Writer::new()?;
         writer.begin(Batch::BEGIN)?;
         Ok(Self { writer, batch: Batch::default(), last: None, index: 0, family: 0 })
     }
@@ -110,8 +111,8 @@ impl Encoder {
         self.family = family(op.table.family).into();
         let table = name(&op.table.name)?;
         match &op.kind {
-            OpKind::AddTable => self.table(NEWTABLE, table),
-            OpKind::DeleteTable => self.table(DELTABLE, table),
+            OpKind::AddTable => self.table(MsgType::Add, op.table.family, table),
+            OpKind::DeleteTable => self.table(MsgType::Del, op.table.family, table),
             OpKind::AddChain { name, hook, comment } => self.add_chain(table, name, *hook, comment),
             OpKind::DeleteChain(name) => self.delete_chain(table, name),
             OpKind::FlushChain(chain) => self.flush_chain(table, chain),
@@ -126,24 +127,23 @@ impl Encoder {
     }
 
     fn message(&mut self, kind: u16, flags: u16, payload: &impl Payload) -> Result<(), EncodeError> {
-        self.last = Some(self.writer.out.len());
-        let seq = self.batch.last() + 1;
         // libnftnl's header function adds the subsystem and NLM_F_REQUEST.
-        self.writer.message(Header { kind, family: self.family, flags, seq }, payload)?;
-        self.batch.ops.push(self.index);
-        Ok(())
+        let header = Header { kind, family: self.family, flags, seq: self.next() };
+        self.writer.message(header, payload)
     }
 
-    fn table(&mut self, kind: u16, table: &str) -> Result<(), EncodeError> {
-        let mut object = Table::new()?;
-        object.str(NFTNL_TABLE_NAME, table)?;
-        let flags = if kind == NEWTABLE {
-            object.u32(NFTNL_TABLE_FLAGS, 0);
-            NLM_F_CREATE
-        } else {
-            0
-        };
-        self.message(kind, flags, &object)
+    /// Sequence number of the message that is written next, noted with its operation.
+    fn next(&mut self) -> u32 {
+        self.last = Some(self.writer.out.len());
+        self.batch.ops.push(self.index);
+        self.batch.last()
+    }
+
+    fn table(&mut self, kind: MsgType, family: ruleset::Family, name: &str) -> Result<(), EncodeError> {
+        let object = table(proto_family(family), name)?;
+        let flags = if kind == MsgType::Add { NLM_F_CREATE } else { 0 };
+        let seq = self.next();
+        self.writer.whole(&object, kind, flags, seq)
     }
 
     fn chain(&self, table: &str, chain: &str) -> Result<Chain, EncodeError> {

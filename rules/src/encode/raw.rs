@@ -3,7 +3,7 @@
 //! In: fields of elements; received messages. Out: the same where [`super::sys`] can use it. What always holds: an
 //! element's weight is never less than the bytes it takes in a message; a message is as long as its header says.
 
-use nftnl_sys::libc::nlmsghdr;
+use nftnl::nftnl_sys::libc::nlmsghdr;
 
 /// More than one element's attributes of fixed size take, with their headers.
 const FIXED_ELEMENT: usize = 96;

@@ -1,4 +1,4 @@
-//! Safe types over libnftnl's tables, chains, rules, sets, objects, elements and expressions.
+//! Safe types over libnftnl's tables, chains, rules, sets, objects, elements and expressions, beside those of `nftnl`.
 //!
 //! In: attributes by their libnftnl number. Out: netlink messages, and the same attributes of messages that were
 //! received. What always holds: this is the only file of the crate that calls libnftnl; an object's `weight` is never
@@ -9,14 +9,12 @@
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
-use nftnl_sys::libc::{c_char, c_void, nlmsghdr};
-use nftnl_sys::*;
+use nftnl::nftnl_sys::libc::{c_char, c_void, nlmsghdr};
+use nftnl::nftnl_sys::*;
+use nftnl::{MsgType, NlMsg, ProtoFamily, nft_nlmsg_maxsize};
 
 use super::EncodeError;
 use super::raw::{Aligned, RawElement};
-
-/// Bytes of the scratch buffer one message is written to.
-const SCRATCH: usize = 128 * 1024;
 
 /// The heaviest object that is written: a nested attribute's length has 16 bits.
 pub(super) const MAX_WEIGHT: usize = 60 * 1024;
@@ -168,8 +166,13 @@ macro_rules! object {
     };
 }
 
+/// A table to be written, of `nftnl`'s own type.
+pub(super) fn table(family: ProtoFamily, name: &str) -> Result<nftnl::Table, EncodeError> {
+    Ok(nftnl::Table::new(text(name)?, family))
+}
+
 object!(
-    /// A table.
+    /// A table that is read.
     Table: nftnl_table, nftnl_table_alloc, nftnl_table_free, nftnl_table_nlmsg_build_payload, nftnl_table_nlmsg_parse,
     nftnl_table_set_u32, nftnl_table_set_u64, nftnl_table_set_str, nftnl_table_set_data,
     nftnl_table_get_u32, nftnl_table_get_u64, nftnl_table_get_str, nftnl_table_get_data, nftnl_table_is_set
@@ -399,6 +402,7 @@ unsafe fn owned_data(value: *const c_void, len: u32) -> Option<Vec<u8>> {
 
 /// Writes messages one behind the other.
 pub(super) struct Writer {
+    /// One message: twice what the largest takes.
     scratch: Vec<u64>,
     /// All messages so far.
     pub(super) out: Vec<u8>,
@@ -414,8 +418,29 @@ pub(super) struct Header {
 }
 
 impl Writer {
-    pub(super) fn new() -> Self {
-        Self { scratch: vec![0; SCRATCH / 8], out: Vec::new() }
+    pub(super) fn new() -> Result<Self, EncodeError> {
+        let largest = usize::try_from(nft_nlmsg_maxsize()).map_err(|_| EncodeError::Memory)?;
+        Ok(Self { scratch: vec![0; largest.div_ceil(4)], out: Vec::new() })
+    }
+
+    /// Writes a message of an object that brings its own header, with these flags in place of the header's.
+    pub(super) fn whole(
+        &mut self,
+        object: &impl NlMsg,
+        kind: MsgType,
+        flags: u16,
+        seq: u32,
+    ) -> Result<(), EncodeError> {
+        const NLM_F_REQUEST: u16 = 1;
+        let header = self.scratch.as_mut_ptr().cast::<nlmsghdr>();
+        // SAFETY: the scratch buffer is aligned and holds twice nft_nlmsg_maxsize bytes; a header stands there when the
+        // object is written.
+        let written = unsafe {
+            object.write(header.cast(), seq, kind);
+            (*header).nlmsg_flags = NLM_F_REQUEST | flags;
+            (*header).nlmsg_len
+        };
+        self.take(written)
     }
 
     /// Writes a message with the object's attributes.

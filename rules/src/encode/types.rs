@@ -5,6 +5,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use nftnl::ProtoFamily;
+
 use super::EncodeError;
 use crate::names::COMMENT_MAX;
 use crate::ruleset::{Element, Family, Field, KeyType, Set, Value};
@@ -21,12 +23,18 @@ pub(super) const OPEN_INTERVAL: [u8; 6] = [1, 4, 1, 0, 0, 0];
 /// nft's numbers of data types take 6 bits in the number of a concatenation.
 const TYPE_BITS: u32 = 6;
 
-/// The kernel's number of a family.
-pub fn family(family: Family) -> u8 {
+/// The kernel's family of a family.
+pub(super) fn proto_family(family: Family) -> ProtoFamily {
     match family {
-        Family::Inet => 1,
-        Family::Bridge => 7,
+        Family::Inet => ProtoFamily::Inet,
+        Family::Bridge => ProtoFamily::Bridge,
     }
+}
+
+/// The kernel's number of a family.
+#[expect(clippy::as_conversions, reason = "the one way to an enum's number; all of them fit")]
+pub fn family(family: Family) -> u8 {
+    proto_family(family) as u8
 }
 
 /// The family of a kernel's number, of those in use here.
