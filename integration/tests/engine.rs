@@ -72,6 +72,21 @@ table ip flatfell-1a { chain c { ip saddr 10.1.1.1 accept; }; }
 table inet flatfell-2a { chain c { accept; }; }
 ";
 
+/// Trap 13: a firewall service flushes everything. The tables come back without a change of policy, and hold.
+#[test]
+fn flushed_tables_come_back() {
+    let lab = lab();
+    let engine = start(&lab, defaults(), &[deny_all("p1")]);
+    for flush in ["flush ruleset", "delete table bridge flatfell-1a", "delete table inet flatfell-1a"] {
+        assert_eq!(passes(&lab, A, B), [false, false]);
+        let before = engine.engine.status().transactions.committed;
+        nft(&lab, flush);
+        engine.until("the tables are back", |status| status.transactions.committed > before).unwrap();
+        assert!(nft(&lab, "list tables").matches("flatfell-1a").count() == 2, "after {flush}");
+    }
+    assert_eq!(passes(&lab, A, B), [false, false]);
+}
+
 /// Trap 13's other half: tables of others stay as they are, to the byte, through start, changes, restart and clean-up,
 /// which removes ours and says which; it is refused while a daemon runs.
 #[test]

@@ -109,6 +109,23 @@ impl Reconciler {
         self.slot = self.slot.other();
     }
 
+    /// Whether somebody removed a table that was committed. The next turn writes it again.
+    pub(super) fn is_flushed(&mut self) -> bool {
+        if self.have.is_none() {
+            return false;
+        }
+        let flushed = match self.kernel.tables() {
+            Ok(tables) => [self.slot.inet(), self.slot.bridge()].iter().any(|ours| !tables.contains(ours)),
+            // A dump that others' changes interrupt says nothing; the next one comes soon.
+            Err(_) => false,
+        };
+        if flushed {
+            tracing::warn!("somebody removed Flatfell's tables (nft flush ruleset?); they are written again");
+            self.have = None;
+        }
+        flushed
+    }
+
     /// The status as far as this side knows it.
     pub(super) fn status(&self) -> EngineStatus {
         let mut status = self.status.clone();

@@ -29,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon to ask again while a look of older knowledge is waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How often it is asked whether our tables are still there: a flush by a firewall service tells nobody.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
 /// What the thread is given.
 pub(super) struct Parts {
     pub(super) config: EngineConfig,
@@ -69,6 +72,7 @@ struct Worker {
     /// When the wanted state shall be tried; `None` when it is enforced.
     due: Option<Instant>,
     look_due: Instant,
+    check_due: Instant,
     link_fault: Option<String>,
     _lock: Lock,
 }
@@ -94,6 +98,7 @@ impl Worker {
             wanted: None,
             due: None,
             look_due: Instant::now(),
+            check_due: Instant::now(),
             link_fault: None,
             _lock: lock,
         })
@@ -108,6 +113,12 @@ impl Worker {
             }
             self.interfaces();
             let now = Instant::now();
+            if self.check_due <= now {
+                self.check_due = now + CHECK_EVERY;
+                if self.reconciler.is_flushed() {
+                    self.due = Some(now);
+                }
+            }
             if self.due.is_some_and(|due| due <= now) {
                 self.reconcile();
             }
@@ -119,7 +130,8 @@ impl Worker {
     }
 
     fn wait(&self) {
-        let next = self.due.map_or(self.look_due, |due| due.min(self.look_due));
+        let timers = self.look_due.min(self.check_due);
+        let next = self.due.map_or(timers, |due| due.min(timers));
         // Rounded up: a millisecond too early would spin.
         let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
         let timeout = PollTimeout::try_from(i32::try_from(left).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
