@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use flatfell_rules::compile::{CounterMeaning, Guard};
+use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::policy::Action;
 use flatfell_rules::ruleset::CounterValue;
 use prometheus_client::collector::Collector;
@@ -105,7 +105,7 @@ impl Scrape {
         })?;
         let help = "that go a way round every policy and were dropped";
         self.traffic(encoder, "flatfell_guard", help, |meaning| match meaning {
-            CounterMeaning::Guard(guard) => Some(vec![("guard", guard_word(*guard).to_owned())]),
+            CounterMeaning::Guard(guard) => Some(vec![("guard", guard.word().to_owned())]),
             _ => None,
         })
     }
@@ -117,6 +117,8 @@ impl Scrape {
         counters(encoder, "flatfell_transactions", "Transactions with the kernel", results.into())?;
         let help = "Times a second table took over because the first refused changes";
         counters(encoder, "flatfell_takeovers", help, [(Vec::new(), stats.takeovers)].into())?;
+        let help = "Running connections that were cut because policy no longer allows them";
+        counters(encoder, "flatfell_flows_cut", help, [(Vec::new(), stats.flows_cut)].into())?;
         let help = "Seconds from sending a transaction to its last answer";
         histogram(encoder, "flatfell_transaction_duration_seconds", help, &stats.latency)?;
         histogram(encoder, "flatfell_transaction_operations", "Operations in a transaction", &stats.sizes)
@@ -174,17 +176,6 @@ pub fn action_word(action: Action) -> &'static str {
         Action::Accept => "accept",
         Action::Deny => "deny",
         Action::Pass => "pass",
-    }
-}
-
-/// The word of a guard in labels and tables.
-pub fn guard_word(guard: Guard) -> &'static str {
-    match guard {
-        Guard::RouterAdvertisement => "router-advertisement",
-        Guard::LinkLocal => "link-local",
-        Guard::Multicast => "multicast",
-        Guard::Frame => "frame",
-        Guard::DeniedReply => "denied-reply",
     }
 }
 

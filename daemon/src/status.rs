@@ -13,7 +13,7 @@ use flatfell_rules::ruleset::CounterValue;
 use serde::{Deserialize, Serialize};
 
 use crate::manifests::Severity;
-use crate::metrics::{action_word, guard_word};
+use crate::metrics::action_word;
 use crate::state::{State, rule_id};
 use crate::totals::Total;
 
@@ -261,7 +261,7 @@ fn guards(totals: &[Total]) -> BTreeMap<String, Traffic> {
     let mut guards: BTreeMap<String, Traffic> = BTreeMap::new();
     for total in totals {
         if let CounterMeaning::Guard(guard) = &total.meaning {
-            guards.entry(guard_word(*guard).to_owned()).or_default().add(total.value);
+            guards.entry(guard.word().to_owned()).or_default().add(total.value);
         }
     }
     guards

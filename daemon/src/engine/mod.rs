@@ -111,6 +111,7 @@ pub struct Engine {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     status: Arc<Published>,
+    submitted: Mutex<Option<Arc<Effective>>>,
     gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -133,11 +134,19 @@ impl Engine {
             gone: gone_sender,
         };
         let thread = worker::spawn(parts)?;
-        Ok(Self { commands, wake, status, gone: Mutex::new(Some(gone)), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            commands,
+            wake,
+            status,
+            submitted: Mutex::new(None),
+            gone: Mutex::new(Some(gone)),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Enforces this from now on; a value that was not enforced yet is passed over.
     pub fn submit(&self, effective: Arc<Effective>) {
+        *self.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&effective));
         self.send(Command::Enforce(effective));
     }
 
@@ -173,6 +182,12 @@ impl Engine {
             self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished);
         if dead {
             Arc::make_mut(&mut status).not_ready.push("the engine's thread has ended".to_owned());
+        }
+        // What was submitted a moment ago, the thread may not have seen yet.
+        let submitted = self.submitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |(submitted, enforced)| Arc::ptr_eq(submitted, enforced);
+        if status.synced && !submitted.as_ref().zip(status.enforced.as_ref()).is_some_and(same) {
+            Arc::make_mut(&mut status).synced = false;
         }
         status
     }
