@@ -7,13 +7,15 @@ sample=${1:-300}
 FLATFELL_SEED=${FLATFELL_SEED:-1}
 # Few cases each: what a mutant breaks shows in the first clusters, or in none.
 export FLATFELL_SEED FLATFELL_CLUSTERS="${FLATFELL_CLUSTERS:-150}" PROPTEST_CASES="${PROPTEST_CASES:-100}"
+# Those that ask what effective, compile and diff decide; the others compare the fake kernel and the text form with nft.
+tests='--lib --test agree --test change --test diff --test tracer'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 mutants() {
 	cargo mutants --package flatfell-rules --features sim \
 		--file 'rules/src/effective/*.rs' --file 'rules/src/compile.rs' --file 'rules/src/compile/*.rs' \
-		--file 'rules/src/diff/*.rs' --profile mutants --cap-lints true "$@"
+		--file 'rules/src/diff/*.rs' --profile mutants --cap-lints true --timeout 180 "$@" -- $tests
 }
 
 mutants --list >"$work/all"
