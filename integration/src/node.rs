@@ -178,6 +178,11 @@ impl FlatfellNode {
         }
     }
 
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// What it logged, all lives together.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()

@@ -2,7 +2,7 @@
 //! must not break.
 //!
 //! Numbers and words are those of the design's list of traps. Not here: 12 (forged addresses: nothing guards them yet),
-//! 13 (flushes: `engine.rs`), 15 (memory).
+//! 13 (flushes: `engine.rs`), 15 (memory: `memory.rs`).
 #![allow(clippy::unwrap_used)]
 
 use std::io::ErrorKind;
