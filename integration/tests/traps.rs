@@ -1,8 +1,8 @@
 //! The traps of the data plane, each with real packets: what would walk round an isolated pod's policy, and what policy
 //! must not break.
 //!
-//! Numbers and words are those of the design's list of traps. Not here: 12 (forged addresses: nothing guards them yet),
-//! 13 (flushes: `engine.rs`), 15 (memory: `memory.rs`).
+//! Numbers and words are those of the design's list of traps. Not here: 13 (flushes: `engine.rs`), 15 (memory:
+//! `memory.rs`).
 #![allow(clippy::unwrap_used)]
 
 use std::io::ErrorKind;
@@ -366,6 +366,32 @@ fn trap_11_sctp_is_judged_by_port_and_answered() {
         }
     }
     expect(&lab, &probes);
+    drop(daemon);
+}
+
+/// Trap 12: a packet with a forged address is judged as what it claims to be. It gets where the owner of the address may
+/// go and nowhere else, its answer goes to the owner, and a forger gains no flow of its own. Nothing binds an address to
+/// a port yet (docs/dataplane.md, Limits): where it does, the first expectation turns round.
+#[test]
+fn trap_12_a_forged_address_gets_no_further_than_its_owner() {
+    let lab = lab(1, 3);
+    let from_b =
+        allow_from("in", "p0", &json!([{"podSelector": {"matchLabels": {"app": "p1"}}}]), &json!([{"port": 80}]));
+    let daemon = enforced(&lab, &[from_b]);
+    let arrived = |claimed: Place, port: u16| {
+        let watch = Watch::new(&lab, A, &format!("tcp dport {port}")).unwrap();
+        for ip in A.addresses() {
+            let flow = Flow { from: (claimed.address_like(ip), 30_000), to: (ip, port) };
+            lab.send_frame(C, &packet::frame(A.mac(), C.mac(), &[], &raw::tcp(flow, 0x02, 77))).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        watch.count().unwrap()
+    };
+    let stranger = Place::pod(2, 0);
+    let seen = [(B, 80), (B, 81), (C, 80), (stranger, 80)].map(|(claimed, port)| arrived(claimed, port));
+    assert_eq!(seen, [2, 0, 0, 0]);
+    // What the forged flows left in conntrack opens nothing for the forger itself.
+    expect(&lab, &both(A, |ip| (Probe::tcp(C, ip, 80), false)));
     drop(daemon);
 }
 
