@@ -99,6 +99,27 @@ fn trap_02_isolated_pods_keep_neighbour_discovery_and_mld() {
     drop(daemon);
 }
 
+/// Trap 2: what only looks like discovery and leaves the bridge is judged like any other packet.
+#[test]
+fn trap_02_discovery_does_not_carry_an_isolated_pod_to_another_node() {
+    let lab = lab(2, 3);
+    let far = Place::pod(2, 0);
+    let daemon = enforced(&lab, &[deny_all("p0")]);
+    let arrived = |from: Place, kind: u8| {
+        let source = from.v6();
+        let watch = Watch::new(&lab, far, &format!("ip6 saddr {source} icmpv6 type {kind}")).unwrap();
+        let flow = Flow { from: (source.into(), 0), to: (far.v6().into(), 0) };
+        let router = [2, 0xff, 0, 1, 0, 1];
+        lab.send_frame(from, &packet::frame(router, from.mac(), &[], &raw::icmp(flow, kind, 0, &[0; 20]))).unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        watch.count().unwrap()
+    };
+    for kind in [133, 135, 136, 130, 131, 132, 143] {
+        assert_eq!((arrived(A, kind), arrived(C, kind)), (0, 1), "type {kind}");
+    }
+    drop(daemon);
+}
+
 /// Trap 2: no pod makes itself a router: router advertisements and redirects between pods, and to the node, are dropped,
 /// whether or not anybody is isolated (CVE-2020-10749).
 #[test]

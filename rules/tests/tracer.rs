@@ -55,6 +55,7 @@ fn packet() -> Packet {
         addresses: Some((v4(1).into(), v4(2).into())),
         protocol: 6,
         dport: Some(80),
+        hop_limit: 64,
         icmpv6_type: None,
         address_type: 1,
         flow: Some(Flow { direction: CtDirection::Original, related: false, mark: 0x0100_0001 }),

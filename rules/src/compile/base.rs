@@ -34,8 +34,12 @@ pub(super) const DENIED: &str = "denied";
 
 const ETHER_TYPES: [u16; 3] = [0x0800, 0x86dd, 0x0806];
 
-/// ICMPv6 types (RFC 4861, RFC 2710, RFC 3810): neighbour discovery and multicast listeners live on these.
-const DISCOVERY: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
+/// ICMPv6 types of neighbour discovery (RFC 4861): router and neighbour solicitations, neighbour advertisements.
+const DISCOVERY: [u8; 3] = [133, 135, 136];
+/// ICMPv6 types of multicast listeners (RFC 2710, RFC 3810).
+const LISTENERS: [u8; 4] = [130, 131, 132, 143];
+/// Discovery is believed with this hop limit only (RFC 4861, section 7.1): what was routed has a smaller one.
+const ON_LINK: u8 = 255;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const REDIRECT: u8 = 137;
 
@@ -69,9 +73,13 @@ pub(super) fn add_sets(table: &mut Builder, layout: &Layout) {
     for bridge in &layout.bridges {
         table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);
     }
-    table.fixed("discovery", SetKind::Set, vec![KeyType::Icmpv6Type], "neighbour discovery and multicast listeners");
-    for kind in DISCOVERY {
-        table.element("discovery", Value::Icmpv6Type(kind), Datum::None);
+    for (name, kinds, comment) in
+        [("discovery", &DISCOVERY[..], "neighbour discovery"), ("listeners", &LISTENERS[..], "multicast listeners")]
+    {
+        table.fixed(name, SetKind::Set, vec![KeyType::Icmpv6Type], comment);
+        for kind in kinds {
+            table.element(name, Value::Icmpv6Type(*kind), Datum::None);
+        }
     }
 }
 
@@ -230,11 +238,16 @@ fn bridged(table: &mut Builder, closed: bool) -> Vec<Rule> {
         exprs.extend(drop(table, Guard::RouterAdvertisement));
         rules.push(rule(exprs, "no pod is a router"));
     }
-    let discovery = Expr::Lookup { key: vec![Field::Icmpv6Type], set: "discovery".to_owned() };
-    rules.push(rule(vec![discovery, verdict(Verdict::Accept)], "IPv6 lives on it"));
+    let on_link = Expr::Compare { field: Field::Ip6HopLimit, value: Value::HopLimit(ON_LINK), negated: false };
+    let to_group = Expr::Prefix { field: Field::Ip6Daddr, prefix: six([0xff00, 0, 0, 0, 0, 0, 0, 0], 8) };
+    // Only where it stays on the bridge: else an isolated pod could send anything as discovery.
+    for (set, stays) in [("discovery", on_link), ("listeners", to_group)] {
+        let kinds = Expr::Lookup { key: vec![Field::Icmpv6Type], set: set.to_owned() };
+        rules.push(rule(vec![kinds, stays, verdict(Verdict::Accept)], "IPv6 lives on it"));
+    }
     if closed {
         for field in [Field::Ip6Saddr, Field::Ip6Daddr] {
-            let mut exprs = vec![Expr::Prefix { field, prefix: link_local() }];
+            let mut exprs = vec![Expr::Prefix { field, prefix: six([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10) }];
             exprs.extend(drop(table, Guard::LinkLocal));
             rules.push(rule(exprs, "passes by every address of a pod"));
         }
@@ -242,8 +255,8 @@ fn bridged(table: &mut Builder, closed: bool) -> Vec<Rule> {
     rules
 }
 
-/// fe80::/10 (RFC 4291, section 2.5.6).
-fn link_local() -> ipnetwork::IpNetwork {
-    let network = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
-    ipnetwork::IpNetwork::V6(ipnetwork::Ipv6Network::new_checked(network, 10).unwrap_or_else(|| network.into()))
+/// A prefix of IPv6: multicast is ff00::/8, link-local fe80::/10 (RFC 4291, section 2.4).
+fn six(groups: [u16; 8], length: u8) -> ipnetwork::IpNetwork {
+    let network = std::net::Ipv6Addr::from(groups);
+    ipnetwork::IpNetwork::V6(ipnetwork::Ipv6Network::new_checked(network, length).unwrap_or_else(|| network.into()))
 }

@@ -122,7 +122,6 @@ impl Planner<'_> {
     fn table(&mut self, have: Option<&Table>, want: &Table) {
         match have {
             None => self.whole(want),
-            Some(have) if have == want => {}
             Some(have) if same_properties(have, want) => self.contents(have, want),
             Some(_) => {
                 self.switch(OpKind::DeleteTable);

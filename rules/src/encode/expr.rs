@@ -83,7 +83,7 @@ const NFT_REG32_00: u32 = 8;
 /// Bytes a field is loaded with.
 fn width(field: Field) -> u32 {
     match field {
-        Field::L4Proto | Field::Icmpv6Type => 1,
+        Field::Ip6HopLimit | Field::L4Proto | Field::Icmpv6Type => 1,
         Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::EtherType => 2,
         Field::IpSaddr | Field::IpDaddr | Field::FibDaddrIifType => 4,
         Field::Ip6Saddr | Field::Ip6Daddr | Field::Iifname => 16,
@@ -210,7 +210,7 @@ impl Program {
     fn need(&mut self, field: Field) -> Result<(), EncodeError> {
         match field {
             Field::IpSaddr | Field::IpDaddr => self.need_net(Net::V4),
-            Field::Ip6Saddr | Field::Ip6Daddr => self.need_net(Net::V6),
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => self.need_net(Net::V6),
             Field::TcpDport => self.need_transport(TCP),
             Field::UdpDport => self.need_transport(UDP),
             Field::SctpDport => self.need_transport(SCTP),
@@ -227,6 +227,7 @@ impl Program {
             Field::IpDaddr => self.payload(NETWORK, 16, len, register),
             Field::Ip6Saddr => self.payload(NETWORK, 8, len, register),
             Field::Ip6Daddr => self.payload(NETWORK, 24, len, register),
+            Field::Ip6HopLimit => self.payload(NETWORK, 7, len, register),
             Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport => {
                 self.payload(TRANSPORT, 2, len, register)
             }

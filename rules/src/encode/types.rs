@@ -120,7 +120,7 @@ fn type_of(value: &Value) -> Option<KeyType> {
         Value::Ifname(_) => KeyType::Ifname,
         Value::Mark(_) => KeyType::Mark,
         Value::Icmpv6Type(_) => KeyType::Icmpv6Type,
-        Value::EtherType(_) | Value::AddrType(_) => return None,
+        Value::HopLimit(_) | Value::EtherType(_) | Value::AddrType(_) => return None,
     })
 }
 
@@ -129,7 +129,7 @@ pub(super) fn bytes(value: &Value) -> Result<Vec<u8>, EncodeError> {
     Ok(match value {
         Value::V4(address) => address.octets().to_vec(),
         Value::V6(address) => address.octets().to_vec(),
-        Value::Proto(number) | Value::Icmpv6Type(number) => vec![*number],
+        Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => vec![*number],
         Value::Port(number) | Value::EtherType(number) => number.to_be_bytes().to_vec(),
         Value::Mark(number) | Value::AddrType(number) => number.to_ne_bytes().to_vec(),
         Value::Ifname(name) => ifname(name)?,
@@ -167,6 +167,7 @@ pub(super) fn field_value(field: Field, value: &Value) -> Result<Vec<u8>, Encode
         (field, value),
         (Field::IpSaddr | Field::IpDaddr, Value::V4(_))
             | (Field::Ip6Saddr | Field::Ip6Daddr, Value::V6(_))
+            | (Field::Ip6HopLimit, Value::HopLimit(_))
             | (Field::L4Proto, Value::Proto(_))
             | (Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport, Value::Port(_))
             | (Field::Icmpv6Type, Value::Icmpv6Type(_))

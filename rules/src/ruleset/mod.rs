@@ -216,6 +216,8 @@ pub enum Field {
     Ip6Saddr,
     /// `ip6 daddr`.
     Ip6Daddr,
+    /// `ip6 hoplimit`.
+    Ip6HopLimit,
     /// `meta l4proto`.
     L4Proto,
     /// `tcp dport`: the protocol is part of the match.
@@ -253,6 +255,8 @@ pub enum Value {
     Mark(u32),
     /// An ICMPv6 type (`icmpv6_type`).
     Icmpv6Type(u8),
+    /// A hop limit (`integer`).
+    HopLimit(u8),
     /// An Ethernet protocol (`ether_type`).
     EtherType(u16),
     /// A routing type (`fib_addrtype`), RTN_* of linux/rtnetlink.h.

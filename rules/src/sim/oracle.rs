@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 pub use row::Row;
 
-use crate::sim::cluster::{Cluster, Half, Packet, Path, Probe};
+use crate::sim::cluster::{Cluster, Half, Packet, Path, Place, Probe};
 use world::{Pod, World};
 
 /// An answer.
@@ -233,13 +233,17 @@ impl<'a> Reading<'a> {
     }
 
     /// What comes before every policy. Router advertisements and redirects from pods are always dropped; neighbour
-    /// discovery and MLD pass; other link-local, multicast and broadcast packets of pods are dropped "only while the node
+    /// discovery passes on its link, MLD to a group; other link-local, multicast and broadcast packets of pods are dropped "only while the node
     /// has at least one isolated local pod (in either direction)".
     fn group_and_link_local(&self, probe: &Probe) -> Option<bool> {
         if matches!(probe.packet, Packet::RouterAdvertisement | Packet::Redirect) {
             return Some(self.mistaken(Row::RouterAdvertisement));
         }
-        let discovery = matches!(probe.packet, Packet::NeighbourSolicitation | Packet::MldReport);
+        let discovery = match probe.packet {
+            Packet::NeighbourSolicitation => self.on_one_link(probe),
+            Packet::MldReport => probe.destination.is_multicast(),
+            _ => false,
+        };
         if discovery && !self.mistaken(Row::NeighbourDiscovery) {
             return Some(true);
         }
@@ -250,6 +254,15 @@ impl<'a> Reading<'a> {
             return Some(!self.someone_is_isolated() || self.mistaken(Row::Multicast));
         }
         None
+    }
+
+    /// Between pods of one node, or between a pod and its own node: nothing routes the packet.
+    fn on_one_link(&self, probe: &Probe) -> bool {
+        match (&probe.from, &probe.to) {
+            (Place::Pods(from), Place::Pods(to) | Place::Node(to)) => from == to,
+            (Place::Node(from), Place::Pods(to)) => from == to,
+            _ => false,
+        }
     }
 
     /// Multicast, the limited broadcast, or the broadcast address of a node's pod range.

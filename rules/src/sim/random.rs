@@ -283,7 +283,7 @@ fn speak_of_one_layer(one: &Expr, other: &Expr) -> bool {
 /// The layer of a field: 3 for addresses, 4 for what is behind them.
 fn layer_of(field: Field) -> Option<u8> {
     match field {
-        Field::IpSaddr | Field::IpDaddr | Field::Ip6Saddr | Field::Ip6Daddr => Some(3),
+        Field::IpSaddr | Field::IpDaddr | Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => Some(3),
         Field::L4Proto | Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::Icmpv6Type => {
             Some(4)
         }
@@ -475,6 +475,7 @@ pub fn packet(random: &mut Random) -> Packet {
         addresses,
         protocol,
         dport: matches!(protocol, 6 | 17 | 132).then(|| random.pick(&[80, 82, 443, 8080])),
+        hop_limit: random.pick(&[1, 64, 255]),
         icmpv6_type: (protocol == 58).then(|| random.pick(&[128, 134, 135])),
         address_type: u32::from(random.small(7)),
         flow: (!random.once_in(8)).then(|| Flow {

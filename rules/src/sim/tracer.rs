@@ -27,6 +27,8 @@ pub struct Packet {
     pub protocol: u8,
     /// The two bytes at offset 2 of its transport header, where there are such.
     pub dport: Option<u16>,
+    /// IPv6 hop limit at the hook.
+    pub hop_limit: u8,
     /// ICMPv6 type, where it has one.
     pub icmpv6_type: Option<u8>,
     /// What kind of address the destination is on the incoming interface (RTN_*).
@@ -251,6 +253,7 @@ impl<'a> Walk<'a, '_> {
             Field::IpDaddr => v4(destination),
             Field::Ip6Saddr => v6(source),
             Field::Ip6Daddr => v6(destination),
+            Field::Ip6HopLimit => v6(source).map(|_| Value::HopLimit(packet.hop_limit)),
             Field::L4Proto => packet.addresses.map(|_| Value::Proto(packet.protocol)),
             Field::TcpDport => port(6),
             Field::UdpDport => port(17),

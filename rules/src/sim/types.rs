@@ -21,6 +21,8 @@ pub enum Kind {
     Mark,
     /// icmpv6_type.
     Icmpv6Type,
+    /// integer of a byte.
+    HopLimit,
     /// ether_type.
     EtherType,
     /// fib_addrtype.
@@ -38,6 +40,7 @@ impl Kind {
             Value::Ifname(_) => Self::Ifname,
             Value::Mark(_) => Self::Mark,
             Value::Icmpv6Type(_) => Self::Icmpv6Type,
+            Value::HopLimit(_) => Self::HopLimit,
             Value::EtherType(_) => Self::EtherType,
             Value::AddrType(_) => Self::AddrType,
         }
@@ -51,6 +54,7 @@ impl Kind {
             Field::L4Proto => Self::Proto,
             Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport => Self::Port,
             Field::Icmpv6Type => Self::Icmpv6Type,
+            Field::Ip6HopLimit => Self::HopLimit,
             Field::Iifname => Self::Ifname,
             Field::EtherType => Self::EtherType,
             Field::FibDaddrIifType => Self::AddrType,

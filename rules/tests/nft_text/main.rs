@@ -168,6 +168,7 @@ fn values_of_every_type_are_printed_as_nft_prints_them() {
         rules.extend(compare(Field::Ip6Saddr, v6(address)));
         rules.extend(compare(Field::Ip6Daddr, v6(address)));
     }
+    rules.extend([0, 1, 255].into_iter().flat_map(|limit| compare(Field::Ip6HopLimit, Value::HopLimit(limit))));
     rules.extend(compare(Field::Iifname, Value::Ifname("flannel.1".into())));
     let base = Chain { hook: Some(BaseHook { hook: Hook::Forward, priority: -10 }), comment: "values".into(), rules };
     assert_round_trip(

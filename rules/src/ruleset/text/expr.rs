@@ -51,6 +51,7 @@ fn name(field: Field) -> &'static str {
         Field::IpDaddr => "ip daddr",
         Field::Ip6Saddr => "ip6 saddr",
         Field::Ip6Daddr => "ip6 daddr",
+        Field::Ip6HopLimit => "ip6 hoplimit",
         Field::L4Proto => "meta l4proto",
         Field::TcpDport => "tcp dport",
         Field::UdpDport => "udp dport",

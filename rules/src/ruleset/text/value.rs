@@ -106,6 +106,7 @@ pub fn value(value: &Value) -> String {
         Value::V6(address) => v6(*address),
         Value::Proto(number) => named(PROTOCOLS, *number),
         Value::Port(number) => number.to_string(),
+        Value::HopLimit(number) => number.to_string(),
         Value::Ifname(name) => format!("\"{name}\""),
         Value::Mark(mark) => super::hex(*mark),
         Value::Icmpv6Type(number) => named(ICMPV6_TYPES, *number),
@@ -123,7 +124,7 @@ pub fn value(value: &Value) -> String {
 /// From a value to a greater one; nft gives ends of a range as numbers, not as names.
 pub fn range(first: &Value, last: &Value) -> String {
     let end = |bound: &Value| match bound {
-        Value::Proto(number) | Value::Icmpv6Type(number) => number.to_string(),
+        Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => number.to_string(),
         Value::EtherType(number) => format!("0x{number:04x}"),
         Value::AddrType(number) => number.to_string(),
         Value::V4(_) | Value::V6(_) | Value::Port(_) | Value::Ifname(_) | Value::Mark(_) => value(bound),
@@ -193,7 +194,7 @@ fn bytes(value: &Value) -> Vec<u8> {
     match value {
         Value::V4(address) => address.octets().to_vec(),
         Value::V6(address) => address.octets().to_vec(),
-        Value::Proto(number) | Value::Icmpv6Type(number) => vec![*number],
+        Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => vec![*number],
         Value::Port(number) | Value::EtherType(number) => number.to_be_bytes().to_vec(),
         Value::Mark(number) | Value::AddrType(number) => number.to_le_bytes().to_vec(),
         Value::Ifname(name) => {

@@ -42,16 +42,18 @@ struct Hooks {
     there: Hook,
     back: Hook,
     from_pods: bool,
+    /// Between networks: the node counts a hop before the forward hook.
+    routed: bool,
 }
 
 fn hooks(probe: &Probe, node: &str) -> Option<Hooks> {
-    let (there, back, from_pods) = match probe.path(node) {
-        Path::Forward { from_pods, .. } => (Hook::Forward, Hook::Forward, from_pods),
-        Path::Input => (Hook::Input, Hook::Output, true),
-        Path::Output => (Hook::Output, Hook::Input, false),
+    let (there, back, from_pods, routed) = match probe.path(node) {
+        Path::Forward { from_pods, to_pods } => (Hook::Forward, Hook::Forward, from_pods, !(from_pods && to_pods)),
+        Path::Input => (Hook::Input, Hook::Output, true, false),
+        Path::Output => (Hook::Output, Hook::Input, false, false),
         Path::Elsewhere => return None,
     };
-    Some(Hooks { there, back, from_pods })
+    Some(Hooks { there, back, from_pods, routed })
 }
 
 /// Neighbour discovery and multicast listening are not (net/netfilter/nf_conntrack_proto_icmpv6.c).
@@ -80,6 +82,8 @@ fn packet(probe: &Probe, hooks: Hooks, flow: Option<Flow>) -> tracer::Packet {
         addresses: Some((probe.source, probe.destination)),
         protocol,
         dport: probe.packet.protocol().map(|_| probe.port),
+        // The lab sends with 255, and MLD as RFC 2710 asks.
+        hop_limit: if probe.packet == Packet::MldReport { 1 } else { 255 - u8::from(hooks.routed) },
         icmpv6_type,
         address_type: address_type(probe.destination),
         flow,

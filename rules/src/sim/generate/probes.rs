@@ -160,7 +160,8 @@ fn group_or_link_local(random: &mut Random, cluster: &Cluster) -> Probe {
     let six = |tail: u16| IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, tail));
     let all_nodes = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
     let bridge = Place::Pods(cluster.node.clone());
-    let (source, other) = (slot(random, cluster, 1), slot(random, cluster, 1));
+    let far = random.percent(30);
+    let (source, other) = (slot(random, cluster, 1), slot(random, cluster, if far { 2 } else { 1 }));
     let four = source.iter().copied().find(IpAddr::is_ipv4);
     let from = six(0x10);
     let (source, destination, packet) = match (random.below(10), four) {
@@ -173,7 +174,13 @@ fn group_or_link_local(random: &mut Random, cluster: &Cluster) -> Probe {
         (6, Some(four)) => (four, IpAddr::V4(Ipv4Addr::new(10, 244, 1, 255)), Packet::Udp),
         (7, Some(four)) => (four, IpAddr::V4(Ipv4Addr::BROADCAST), Packet::Udp),
         (8, Some(four)) => (four, IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)), Packet::Udp),
-        _ => neighbour(&source, &other).unwrap_or((from, six(0x11), Packet::Udp)),
+        _ => match neighbour(random, &source, &other) {
+            Some((source, destination, packet)) => {
+                let to = if far { Place::Pods(node_name(2)) } else { bridge.clone() };
+                return Probe::new((bridge, source), (to, destination), packet, 0);
+            }
+            None => (from, six(0x11), Packet::Udp),
+        },
     };
     let port = if packet.protocol().is_some() { *random.pick(&NUMBERS) } else { 0 };
     let to = if link_local_unicast(destination) && random.percent(30) {
@@ -184,11 +191,12 @@ fn group_or_link_local(random: &mut Random, cluster: &Cluster) -> Probe {
     Probe::new((bridge, source), (to, destination), packet, port)
 }
 
-/// Discovery between the pods' own addresses, which policy could catch.
-fn neighbour(source: &[IpAddr], other: &[IpAddr]) -> Option<(IpAddr, IpAddr, Packet)> {
+/// Discovery between the pods' own addresses, which policy could catch; between nodes it is none.
+fn neighbour(random: &mut Random, source: &[IpAddr], other: &[IpAddr]) -> Option<(IpAddr, IpAddr, Packet)> {
     let source = source.iter().find(|it| it.is_ipv6())?;
     let destination = other.iter().find(|it| it.is_ipv6())?;
-    Some((*source, *destination, Packet::NeighbourSolicitation))
+    let packet = *random.weighted(&[(70, Packet::NeighbourSolicitation), (30, Packet::MldReport)]);
+    Some((*source, *destination, packet))
 }
 
 fn link_local_unicast(address: IpAddr) -> bool {

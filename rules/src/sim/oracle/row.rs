@@ -132,7 +132,7 @@ rows! {
     RefusedTypes = "refused policyTypes",
     /// Router advertisements and redirects from pods are dropped.
     RouterAdvertisement = "router advertisement",
-    /// Neighbour discovery and MLD pass.
+    /// Neighbour discovery passes on its link, MLD to groups.
     NeighbourDiscovery = "neighbour discovery",
     /// Link-local packets of pods are dropped while a pod of the node is isolated.
     LinkLocal = "link-local",

@@ -42,13 +42,20 @@ fn isolation_on_another_node_closes_nothing_here() {
 }
 
 #[test]
-fn advertisements_never_pass_discovery_always() {
+fn advertisements_never_pass_discovery_on_its_link() {
     for cluster in [shop([]), isolated(), shop([policy(json!({"policyTypes": ["Ingress", "Egress"]}))])] {
         assert!(!on_bridge(&cluster, "fe80::1", "ff02::1", Packet::RouterAdvertisement));
         assert!(!on_bridge(&cluster, "fe80::1", "fe80::2", Packet::Redirect));
         assert!(on_bridge(&cluster, "fd00:10:244:1::10", "fd00:10:244:1::11", Packet::NeighbourSolicitation));
         assert!(on_bridge(&cluster, "fe80::1", "ff02::16", Packet::MldReport));
     }
+    let closed = shop([policy(json!({"policyTypes": ["Ingress", "Egress"]}))]);
+    let away = |kind, to: &str| {
+        let from = (Place::Pods(closed.node.clone()), address("fd00:10:244:1::10"));
+        Oracle::new(&closed).allowed(&Probe::new(from, (Place::Pods("node-2".to_owned()), address(to)), kind, 0))
+    };
+    assert!(!away(Packet::NeighbourSolicitation, "fd00:10:244:2::10") && !away(Packet::MldReport, "fd00:10:244:2::10"));
+    assert!(!on_bridge(&closed, "fd00:10:244:1::10", "fd00:10:244:1::11", Packet::MldReport));
 }
 
 #[test]
