@@ -13,6 +13,8 @@ use crate::ruleset::{Family, Ruleset, TableId};
 mod base;
 mod pod;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 /// Bits of ct mark that hold the generation. Bits 23 to 12 and 11 to 0 are kept for the ids of the deciding egress and
 /// ingress rule; nothing writes them yet.
@@ -213,38 +215,5 @@ pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
     Compiled {
         ruleset: Ruleset { tables: [(layout.slot.inet(), inet), (layout.slot.bridge(), bridge)].into() },
         counters,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generations_go_round_without_the_two_that_are_none() {
-        assert_eq!((Generation::new(0), Generation::new(255)), (None, None));
-        let all: Vec<u8> = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()))
-            .map(Generation::number)
-            .take(255)
-            .collect();
-        assert_eq!(all[..254], (1..=254).collect::<Vec<u8>>());
-        assert_eq!(all[254], 1);
-    }
-
-    #[test]
-    fn a_generation_is_read_back_from_its_mark_whatever_the_ids() {
-        let generation = Generation::new(0xa5).expect("a generation");
-        assert_eq!(generation.mark(), 0xa500_0000);
-        assert_eq!(Generation::from_mark(generation.mark() | !GENERATION_MASK), Some(generation));
-        assert_eq!((Generation::from_mark(!GENERATION_MASK), Generation::from_mark(DENIED_MARK)), (None, None));
-    }
-
-    #[test]
-    fn names_that_others_read_stay() {
-        assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-1a", "flatfell-1b"]);
-        assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
-        let guards = [Guard::RouterAdvertisement, Guard::LinkLocal, Guard::Multicast, Guard::Frame, Guard::DeniedReply];
-        let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply"];
-        assert_eq!(guards.map(Guard::word), words);
     }
 }

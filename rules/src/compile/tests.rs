@@ -1,0 +1,150 @@
+//! What compiled rules do to packets where no cluster of the simulator leads: tiers that no source feeds yet, replies of
+//! denied flows; and the numbers and words that others read.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::effective::{EffectivePod, EffectiveRule, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch};
+use crate::object::Protocol;
+use crate::policy::Tier;
+use crate::ruleset::{BaseHook, CtDirection, Hook};
+use crate::sim::tracer::{Flow, Packet, Trace, trace};
+
+const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 10));
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 2, 10));
+const OTHERS_BITS: u32 = 0x0000_0abc;
+const TIERS: [Tier; 3] = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
+const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
+
+fn isolated(default: Fallback, rules: Vec<EffectiveRule>) -> Effective {
+    let ingress = Isolation { default, policies: Vec::new(), rules };
+    let pod =
+        EffectivePod { name: ObjectName::new("x", "a"), addresses: vec![POD], ingress, egress: Isolation::default() };
+    Effective { pods: vec![pod], ..Effective::default() }
+}
+
+/// A rule for one port from anywhere.
+fn rule(index: usize, tier: Tier, action: Action, port: u16) -> EffectiveRule {
+    let identity = RuleIdentity {
+        policy: ObjectName::new("x", "p"),
+        direction: Direction::Ingress,
+        content: format!("{tier:?} {action:?} {port}"),
+        occurrence: index,
+    };
+    let matches = vec![RuleMatch::Peer(PeerMatch::Any, PortMatch::Ranges(Protocol::Tcp, vec![port..=port]))];
+    EffectiveRule { identity, index, tier, action, matches }
+}
+
+fn sent(effective: &Effective, port: u16, flow: Flow) -> Trace {
+    let packet = Packet {
+        family: Family::Inet,
+        hook: Hook::Forward,
+        iif: Some("flannel.1".to_owned()),
+        ether_type: 0x0800,
+        addresses: Some((PEER, POD)),
+        protocol: 6,
+        dport: Some(port),
+        hop_limit: 0,
+        icmpv6_type: None,
+        address_type: 1,
+        flow: Some(flow),
+    };
+    trace(&compile(effective, &Layout::default()).ruleset, &packet)
+}
+
+fn opening(mark: u32) -> Flow {
+    Flow { direction: CtDirection::Original, related: false, mark }
+}
+
+/// Tier by tier, as ClusterNetworkPolicy words it: the first rule that matches decides, Pass leaves the tier, and a pod
+/// that NetworkPolicy isolates is closed to what its tier does not accept.
+fn decided(default: Fallback, rules: &[EffectiveRule], port: u16) -> bool {
+    for tier in TIERS {
+        let asked = RuleMatch::Peer(PeerMatch::Any, PortMatch::Ranges(Protocol::Tcp, vec![port..=port]));
+        let first = rules.iter().find(|rule| rule.tier == tier && rule.matches.contains(&asked));
+        match first.map(|rule| rule.action) {
+            Some(Action::Accept) => return true,
+            Some(Action::Deny) => return false,
+            Some(Action::Pass) => {}
+            None if tier == Tier::NetworkPolicy && default == Fallback::Deny => return false,
+            None => {}
+        }
+    }
+    true
+}
+
+proptest! {
+    #[test]
+    fn tiers_decide_in_their_order(
+        default in prop::sample::select(vec![Fallback::Open, Fallback::Deny, Fallback::Audit]),
+        rules in prop::collection::vec((0..3_usize, 0..3_usize, 1..4_u16), 0..8),
+    ) {
+        let rules = rules.into_iter().enumerate();
+        let mut rules: Vec<_> =
+            rules.map(|(index, (tier, action, port))| rule(index, TIERS[tier], ACTIONS[action], port)).collect();
+        rules.sort_by_key(|rule| rule.tier);
+        let effective = isolated(default, rules.clone());
+        for port in 1..=4 {
+            prop_assert_eq!(sent(&effective, port, opening(0)).passed, decided(default, &rules, port), "port {}", port);
+        }
+    }
+}
+
+#[test]
+fn what_is_denied_stops_both_ways_and_keeps_the_bits_of_others() {
+    let effective = isolated(Fallback::Deny, Vec::new());
+    let denied = sent(&effective, 1, opening(OTHERS_BITS));
+    assert!(!denied.passed);
+    let mark = denied.mark.expect("a flow");
+    assert_eq!(mark, DENIED_MARK | OTHERS_BITS);
+    let reply = Flow { direction: CtDirection::Reply, related: false, mark };
+    let stopped = sent(&effective, 1, reply);
+    assert!(!stopped.passed && stopped.counters.iter().any(|name| name.contains("denied-reply")), "{stopped:?}");
+    assert!(sent(&effective, 1, Flow { mark: OTHERS_BITS, ..reply }).passed, "a reply of a flow that nobody denied");
+}
+
+#[test]
+fn base_chains_stand_between_conntrack_and_iptables() {
+    let ruleset = compile(&Effective::default(), &Layout::default()).ruleset;
+    let hooks = |id: TableId| -> Vec<BaseHook> { ruleset.tables[&id].chains.values().filter_map(|c| c.hook).collect() };
+    let of = |priority, hooks: [Hook; 3]| hooks.map(|hook| BaseHook { hook, priority }).to_vec();
+    assert_eq!(hooks(Slot::A.inet()), of(-10, [Hook::Forward, Hook::Input, Hook::Output]));
+    assert_eq!(hooks(Slot::A.bridge()), [BaseHook { hook: Hook::Prerouting, priority: -200 }]);
+}
+
+#[test]
+fn an_identity_reads_as_all_that_it_is() {
+    let identity = rule(2, Tier::Baseline, Action::Deny, 80).identity;
+    assert_eq!(identity.text(), "x/p ingress Baseline Deny 80 #2");
+    assert_eq!(isolated(Fallback::Open, Vec::new()).addresses(), [POD].into());
+}
+
+#[test]
+fn generations_go_round_without_the_two_that_are_none() {
+    assert_eq!((Generation::new(0), Generation::new(255)), (None, None));
+    let all: Vec<u8> = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()))
+        .map(Generation::number)
+        .take(255)
+        .collect();
+    assert_eq!(all[..254], (1..=254).collect::<Vec<u8>>());
+    assert_eq!(all[254], 1);
+}
+
+#[test]
+fn a_generation_is_read_back_from_its_mark_whatever_the_ids() {
+    let generation = Generation::new(0xa5).expect("a generation");
+    assert_eq!(generation.mark(), 0xa500_0000);
+    assert_eq!(Generation::from_mark(generation.mark() | !GENERATION_MASK), Some(generation));
+    assert_eq!((Generation::from_mark(!GENERATION_MASK), Generation::from_mark(DENIED_MARK)), (None, None));
+}
+
+#[test]
+fn names_that_others_read_stay() {
+    assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-1a", "flatfell-1b"]);
+    assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
+    let guards = [Guard::RouterAdvertisement, Guard::LinkLocal, Guard::Multicast, Guard::Frame, Guard::DeniedReply];
+    let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply"];
+    assert_eq!(guards.map(Guard::word), words);
+}
