@@ -42,8 +42,10 @@ done
 
 # What cargo linked in: each crate, its licence and the names of its texts, equal texts once.
 cd "$here"
-manifests=$(cargo metadata --locked --format-version 1 | grep -o '"manifest_path":"[^"]*"' | cut -d'"' -f4)
-cargo tree --locked --package flatfell --edges normal --prefix none --no-dedupe --format '{p}|{l}' | sort -u |
+# For this machine alone: other systems' crates are not in the binary.
+host=$(rustc -vV | sed -n 's/^host: //p')
+manifests=$(cargo metadata --locked --format-version 1 --filter-platform "$host" | grep -o '"manifest_path":"[^"]*"' | cut -d'"' -f4)
+cargo tree --locked --target "$host" --package flatfell --edges normal --prefix none --no-dedupe --format '{p}|{l}' | sort -u |
 	while IFS='|' read -r package licence; do
 		name=$(echo "$package" | cut -d' ' -f1)
 		version=$(echo "$package" | cut -d' ' -f2)
