@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps lint unit kernel flips mutants bench clean
+.PHONY: demo listing test deps lint unit kernel flips mutants bench image deploy-check clean
 
-APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps runc
 
 demo: deps
 	cargo build --quiet --workspace --bins
@@ -44,6 +44,15 @@ mutants: deps
 # The pure parts; docs/benchmarks.md has the numbers of one run.
 bench: deps
 	cargo bench --package flatfell-bench --bench pure
+
+# The image of this machine's architecture, as an OCI archive in target/image; no container engine is needed.
+image: deps
+	./deploy/image.sh
+
+# Chart and kustomize render the same objects; the image enforces under runc with the DaemonSet's security context.
+deploy-check: deps
+	cargo build --quiet --workspace --bins
+	cargo test --package flatfell-integration --test deploy --test container
 
 clean:
 	cargo clean
