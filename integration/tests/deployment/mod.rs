@@ -58,7 +58,9 @@ pub fn chart(variant: &str) -> Objects {
 pub fn helm(arguments: &[&str]) -> Result<String, String> {
     let chart = root().join("deploy/helm/flatfell");
     let mut command = Command::new(tool("helm"));
-    run(command.args(["template", "flatfell"]).arg(chart).args(["--namespace", NAMESPACE]).args(arguments))
+    // A helm that was built without its release's flags takes itself for a client of Kubernetes 1.20.
+    let fixed = ["--namespace", NAMESPACE, "--kube-version", "1.30.0"];
+    run(command.args(["template", "flatfell"]).arg(chart).args(fixed).args(arguments))
 }
 
 /// The objects of a YAML stream, each once.
@@ -92,7 +94,8 @@ pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// Where `integration/fixture.sh` puts its programs, or the machine's own.
 pub fn tool(name: &str) -> PathBuf {
-    let built = root().join("target/fixture/bin").join(name);
+    let cache = std::env::var_os("FLATFELL_FIXTURE").map_or_else(|| root().join("target/fixture"), PathBuf::from);
+    let built = cache.join("bin").join(name);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(name));
     let found = std::iter::once(built).chain(found).find(|file| file.is_file());
