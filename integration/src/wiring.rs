@@ -12,6 +12,10 @@ use crate::place::{Place, bridge_address_like, bridge_mac, mac_text, tunnel_addr
 const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
 
+/// The index of each node's bridge. Which index is free depends on the tunnels a kernel makes by itself, and
+/// docs/listing.nft shows it.
+const BRIDGE_INDEX: u32 = 100;
+
 /// The host's side of a pod's link, a port of `cni0`.
 pub fn port_name(slot: u8) -> String {
     format!("veth{slot}")
@@ -24,7 +28,7 @@ pub(crate) fn node(node: u8, nodes: u8, switch: &str) -> String {
     let _ = write!(
         text,
         "link set lo up
-link add cni0 address {mac} mtu 1450 type bridge
+link add cni0 index {BRIDGE_INDEX} address {mac} mtu 1450 type bridge
 route add default via {router4}
 route add default via {router6}
 ",

@@ -161,7 +161,7 @@ fn the_ruleset_is_read_again_only_when_it_changed_and_time_has_passed() {
         lookout.seen = past(lookout.seen.take());
         assert_eq!(lookout.look(&facts).expect("looked").len(), 1);
         lookout.seen = past(lookout.seen.take());
-        let marker = Bypass::warning(Kind::Leftover, "kept".into());
+        let marker = Bypass::warning(Kind::Leftover, String::new(), "kept".into());
         lookout.seen.as_mut().expect("looked").found.push(marker.clone());
         assert!(lookout.look(&facts).expect("looked").contains(&marker), "unchanged: not read again");
     });
