@@ -215,6 +215,13 @@ impl FlatfellNode {
         self.end(Signal::SIGTERM)
     }
 
+    /// Starts another of its commands in the node's namespace, to run beside.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child, NodeError> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).env("FLATFELL_RUN_DIR", self.run_dir()).stdin(Stdio::null()).stdout(Stdio::null());
+        self.space.run(|| command.spawn())?.map_err(failed("starting a command"))
+    }
+
     /// Runs another of its commands in the node's namespace, and gives what it printed.
     pub fn command(&self, arguments: &[&str]) -> Result<String, NodeError> {
         let binary = binary()?;
