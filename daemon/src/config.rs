@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -59,8 +60,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Show pods, isolation, rules and their counters from the running daemon
     Status(StatusArgs),
-    /// Remove Flatfell's tables from this network namespace (refused while a daemon runs)
-    Cleanup,
+    /// Let the running daemon enforce nothing for a while: break-glass, for this node alone
+    Pause(PauseArgs),
+    /// End a pause: policy is enforced again
+    Resume(ControlArgs),
+    /// Take away what Flatfell put into this network namespace (refused while a daemon runs)
+    Cleanup(CleanupArgs),
 }
 
 /// `flatfell run`.
@@ -87,6 +92,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 impl RunArgs {
@@ -125,6 +133,42 @@ pub enum Terminating {
     Keep,
     /// Their effect ends at once.
     Forget,
+}
+
+/// Where daemon and commands meet.
+#[derive(Args, Clone, Debug)]
+pub struct ControlArgs {
+    /// The daemon's own directory, with its control socket; each daemon of a machine has its own
+    #[arg(long, value_name = "DIR", env = "FLATFELL_RUN_DIR", default_value = "/run/flatfell")]
+    pub run_dir: PathBuf,
+}
+
+/// `flatfell pause`.
+#[derive(Args, Clone, Debug)]
+pub struct PauseArgs {
+    /// How long, as 90s, 10m or 1h30m; 24h at most
+    #[arg(long = "for", value_name = "LENGTH", value_parser = crate::pause::length)]
+    pub length: Duration,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `flatfell cleanup`.
+#[derive(Args, Clone, Debug)]
+pub struct CleanupArgs {
+    /// Stop a running daemon first, and wait until it has stopped
+    #[arg(long)]
+    pub stop: bool,
+    /// Then stay: serve /healthz and /readyz, and keep daemons away, until SIGTERM
+    #[arg(long)]
+    pub stay: bool,
+    /// Where --stay serves
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
+    pub listen: SocketAddr,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// `flatfell render`.

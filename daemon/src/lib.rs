@@ -7,6 +7,7 @@
 pub mod bypass;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod controller;
 pub mod engine;
 pub mod histogram;
@@ -18,6 +19,7 @@ pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod netlink;
+pub mod pause;
 pub mod state;
 pub mod status;
 #[cfg(test)]

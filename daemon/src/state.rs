@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::{Directory, Object, Problem};
+use crate::pause::Paused;
 use crate::totals::{Total, Totals};
 
 /// What is read of the engine; tests stand in for it.
@@ -91,6 +92,8 @@ pub struct State {
     pub node: Arc<str>,
     /// What the controller published last.
     pub source: watch::Receiver<Arc<SourceState>>,
+    /// Whether policy is paused.
+    pub paused: watch::Receiver<Paused>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
     /// What its counters add up to.
@@ -107,6 +110,13 @@ impl State {
     /// What the counters say. Asks the kernel: may block for a moment.
     pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
         self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
+    }
+
+    /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.paused.borrow().notes();
+        notes.extend(self.engine.status().warnings.iter().cloned());
+        notes
     }
 
     /// Why the daemon is not ready; empty when it is.

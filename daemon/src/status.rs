@@ -30,6 +30,10 @@ pub struct Report {
     pub not_ready: Vec<String>,
     /// What may bypass it.
     pub warnings: Vec<String>,
+    /// When the pause of policy ends (RFC 3339), if there is one.
+    pub paused_until: Option<String>,
+    /// What is to be said of the pause.
+    pub notes: Vec<String>,
     /// The number of the current generation.
     pub generation: u8,
     /// Which of the tables is in use.
@@ -154,12 +158,15 @@ pub fn report(state: &State) -> Report {
     };
     let status = state.engine.status();
     let not_ready = state.not_ready();
+    let paused = state.paused.borrow().clone();
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: state.node.to_string(),
         ready: not_ready.is_empty(),
         not_ready,
         warnings: status.warnings.clone(),
+        paused_until: paused.until.map(|until| until.to_string()),
+        notes: paused.notes(),
         generation: status.generation,
         slot: status.slot.to_owned(),
         synced: status.synced,

@@ -145,6 +145,11 @@ impl FlatfellNode {
         self.directory.path().join("manifests")
     }
 
+    /// The run directory of the daemon on this node.
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
     /// Writes (or replaces) a file at once.
     pub fn write(&self, file: &str, text: &str) -> Result<(), NodeError> {
         let draft = self.directory.path().join("draft");
@@ -240,6 +245,7 @@ impl FlatfellNode {
             Source::Server(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
         };
         command.args(&self.flags);
+        command.arg("--run-dir").arg(self.run_dir());
         let errors = log.try_clone().map_err(failed("the log"))?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A child is born in the namespace of the thread that starts it.
@@ -258,16 +264,35 @@ impl FlatfellNode {
         self.end(Signal::SIGTERM)
     }
 
+    /// Starts another of its commands in the node's namespace, to run beside.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child, NodeError> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).env("FLATFELL_RUN_DIR", self.run_dir()).stdin(Stdio::null()).stdout(Stdio::null());
+        self.space.run(|| command.spawn())?.map_err(failed("starting a command"))
+    }
+
     /// Runs another of its commands in the node's namespace, and gives what it printed.
     pub fn command(&self, arguments: &[&str]) -> Result<String, NodeError> {
         let binary = binary()?;
-        Ok(self.space.feed(&binary.to_string_lossy(), arguments, "")?)
+        // Not every command has the flag; every command that has it reads the variable.
+        let run_dir = format!("FLATFELL_RUN_DIR={}", self.run_dir().display());
+        let words = [&[run_dir.as_str(), &binary.to_string_lossy()], arguments].concat();
+        Ok(self.space.feed("env", &words, "")?)
+    }
+
+    /// Waits until it has stopped for another reason than this handle.
+    pub fn wait_until_stopped(&mut self) -> Result<(), NodeError> {
+        self.process.take().map_or(Ok(()), |child| self.wait_for_end(child))
     }
 
     fn end(&mut self, signal: Signal) -> Result<(), NodeError> {
-        let Some(mut child) = self.process.take() else { return Ok(()) };
+        let Some(child) = self.process.take() else { return Ok(()) };
         let process = i32::try_from(child.id()).map_err(|error| failed("a process id")(io::Error::other(error)))?;
         kill(Pid::from_raw(process), signal).map_err(|error| failed("a signal")(error.into()))?;
+        self.wait_for_end(child)
+    }
+
+    fn wait_for_end(&mut self, mut child: Child) -> Result<(), NodeError> {
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait().map_err(failed("waiting for flatfell"))?.is_none() {
             if Instant::now() > deadline {

@@ -65,6 +65,7 @@ fn tables(style: Style, report: &Report) -> String {
         }
     };
     section("Not ready", list(style, Colour::Red, &report.not_ready));
+    section("Notes", list(style, Colour::Yellow, &report.notes));
     section("Errors", list(style, Colour::Red, &report.source.errors));
     section("Warnings", list(style, Colour::Yellow, &[report.warnings.as_slice(), &report.source.warnings].concat()));
     section("Pods of this node", pods(style, &report.pods));
