@@ -39,10 +39,8 @@ route add default via {router6}
 
 /// What stands on the underlay, but for the pods: the bridge and the tunnels.
 pub(crate) fn overlay(node: u8, nodes: u8) -> String {
-    let mut text = format!(
-        "link add cni0 index {BRIDGE_INDEX} address {} mtu 1450 type bridge\n",
-        mac_text(bridge_mac(node))
-    );
+    let mut text =
+        format!("link add cni0 index {BRIDGE_INDEX} address {} mtu 1450 type bridge\n", mac_text(bridge_mac(node)));
     text.push_str(&tunnels(node));
     (1..=nodes).filter(|&peer| peer != node).for_each(|peer| text.push_str(&tunnel_peer(peer)));
     text
