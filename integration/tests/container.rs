@@ -84,6 +84,32 @@ fn it_enforces_with_the_daemon_sets_security_context() {
     assert_eq!(reach(&lab), [[true; 2], [false; 2]], "the rules stay");
 }
 
+/// The uninstall overlay's container leaves the node as it was.
+#[test]
+fn it_cleans_up_with_the_same_security_context() {
+    let (lab, objects, files) = (lab(), kustomize("base"), TempDir::new().expect("a directory"));
+    fs::write(files.path().join("all.json"), manifests()).expect("a file");
+    let state = || {
+        let node = lab.netns(Place::Node(1)).expect("the node");
+        let flags = node.feed("ip", &["-details", "link", "show", "cni0"], "").expect("ip");
+        let flags: Vec<String> =
+            flags.split(' ').skip_while(|word| !word.starts_with("nf_call")).take(6).map(str::to_owned).collect();
+        assert!(!flags.is_empty(), "the bridge's flags");
+        (node.feed("nft", &["list", "ruleset"], "").expect("nft"), flags)
+    };
+    let before = state();
+    let mut daemon = start(&lab, &objects, files.path());
+    daemon.wait_ready(&objects);
+    assert_ne!(state(), before);
+    daemon.stop();
+    let objects = kustomize("uninstall");
+    let mut cleanup = Container::start(&lab, &objects, &[], &[]);
+    cleanup.wait_ready(&objects);
+    assert_eq!(state(), before);
+    assert_eq!(reach(&lab), [[true; 2]; 2], "nothing is enforced");
+    cleanup.stop();
+}
+
 /// The image holds what the binary loads and what its licence asks for, and no program beside it.
 #[test]
 fn the_image_is_small_and_complete() {
