@@ -117,7 +117,7 @@ impl FlatfellNode {
     /// The same without waiting.
     pub fn launch(lab: &Lab, node: u8, kubeconfig: &Path, flags: &[&str]) -> Result<Self, NodeError> {
         let mut this = Self::new(lab, node, Source::Server(kubeconfig.to_owned()), flags)?;
-        this.spawn()?;
+        this.begin()?;
         Ok(this)
     }
 
@@ -225,7 +225,7 @@ impl FlatfellNode {
     /// Starts it (again) and waits until it is ready and settled.
     pub fn restart(&mut self) -> Result<Report, NodeError> {
         self.end(Signal::SIGTERM)?;
-        self.spawn()?;
+        self.begin()?;
         match self.source {
             Source::Manifests => {
                 self.settle()?;
@@ -235,7 +235,7 @@ impl FlatfellNode {
         }
     }
 
-    fn spawn(&mut self) -> Result<(), NodeError> {
+    fn begin(&mut self) -> Result<(), NodeError> {
         let binary = binary()?;
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed("the log"))?;
         let mut command = Command::new(binary);
@@ -276,7 +276,8 @@ impl FlatfellNode {
         let binary = binary()?;
         // Not every command has the flag; every command that has it reads the variable.
         let run_dir = format!("FLATFELL_RUN_DIR={}", self.run_dir().display());
-        let words = [&[run_dir.as_str(), &binary.to_string_lossy()], arguments].concat();
+        let binary = binary.to_string_lossy();
+        let words = [&[run_dir.as_str(), &binary], arguments].concat();
         Ok(self.space.feed("env", &words, "")?)
     }
 

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,26 @@ pub struct Container<'a> {
     listen: String,
 }
 
-/// The image, unpacked: its root directory and its configuration.
-pub fn unpack(into: &Path) -> (PathBuf, Value) {
+/// The image, unpacked: its root directory and its configuration, and how many bytes its blobs are together.
+pub struct Image {
+    pub root: PathBuf,
+    pub config: Value,
+    pub compressed: u64,
+}
+
+/// The image of this build; made once a process.
+pub fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let own = std::env::current_exe().expect("the test's own path");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(own.file_name().expect("a name"));
+        fs::remove_dir_all(&directory).ok();
+        fs::create_dir_all(&directory).expect("a directory");
+        unpack(&directory)
+    })
+}
+
+fn unpack(into: &Path) -> Image {
     let archive = into.join("image.tar");
     run(Command::new("sh").arg(root().join("deploy/image.sh")).args([
         "--binary".as_ref(),
@@ -59,7 +78,9 @@ pub fn unpack(into: &Path) -> (PathBuf, Value) {
     let manifest = read(blob(text(&index, "/manifests/0/digest")));
     let layers = manifest["layers"].as_array().expect("layers");
     layers.iter().for_each(|layer| untar(&blob(text(layer, "/digest")), &rootfs));
-    (rootfs, read(blob(text(&manifest, "/config/digest"))))
+    let blobs = fs::read_dir(layout.join("blobs/sha256")).expect("blobs");
+    let compressed = blobs.map(|blob| blob.expect("a blob").metadata().expect("a file").len()).sum();
+    Image { root: rootfs, config: read(blob(text(&manifest, "/config/digest"))), compressed }
 }
 
 fn untar(archive: &Path, into: &Path) {
@@ -80,8 +101,7 @@ impl<'a> Container<'a> {
     pub fn start(lab: &'a Lab, objects: &Objects, environment: &[&str], mounts: &[Mount<'_>]) -> Self {
         let directory = TempDir::new().expect("a directory");
         let name = lab.netns(Place::Node(1)).expect("the node").name().to_owned();
-        let (_, image) = unpack(directory.path());
-        let mut config = config(objects, &image, &name);
+        let mut config = config(objects, image(), &name);
         list(&mut config, "/process/env").extend(environment.iter().map(|&variable| json!(variable)));
         list(&mut config, "/mounts").extend(mounts.iter().map(bind));
         fs::write(directory.path().join("config.json"), config.to_string()).expect("config.json");
@@ -169,13 +189,13 @@ impl Drop for Container<'_> {
 }
 
 /// What a runtime makes of the pod template and the image.
-fn config(objects: &Objects, image: &Value, network: &str) -> Value {
+fn config(objects: &Objects, image: &Image, network: &str) -> Value {
     let spec = &template(objects)["spec"];
     assert_eq!(spec["hostNetwork"], true);
     let context = &container(objects)["securityContext"];
-    let (entry, arguments) = (&image["config"]["Entrypoint"], &container(objects)["args"]);
+    let (entry, arguments) = (&image.config["config"]["Entrypoint"], &container(objects)["args"]);
     let both = [entry, arguments].into_iter().flat_map(|part| part.as_array().expect("a list")).cloned();
-    let paths = image["config"]["Env"].as_array().expect("a list").iter().cloned();
+    let paths = image.config["config"]["Env"].as_array().expect("a list").iter().cloned();
     let environment = variables(objects).into_iter().map(|(name, value)| json!(format!("{name}={value}")));
     let capabilities = capabilities(context);
     json!({
@@ -184,11 +204,11 @@ fn config(objects: &Objects, image: &Value, network: &str) -> Value {
             "user": {"uid": context["runAsUser"], "gid": context["runAsGroup"]},
             "args": both.collect::<Vec<Value>>(),
             "env": paths.chain(environment).collect::<Vec<Value>>(),
-            "cwd": image["config"]["WorkingDir"],
+            "cwd": image.config["config"]["WorkingDir"],
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             "noNewPrivileges": context["allowPrivilegeEscalation"] == false,
         },
-        "root": {"path": "rootfs", "readonly": context["readOnlyRootFilesystem"]},
+        "root": {"path": image.root, "readonly": context["readOnlyRootFilesystem"]},
         "mounts": mounts(objects),
         "linux": {
             "namespaces": [
