@@ -36,7 +36,7 @@ pub struct Report {
     pub slot: String,
     /// Whether the kernel has the newest policy.
     pub synced: bool,
-    /// The directory.
+    /// Where objects come from.
     pub source: Source,
     /// The local pods as they are enforced.
     pub pods: Vec<PodReport>,
@@ -50,16 +50,16 @@ pub struct Report {
     pub counters_error: Option<String>,
 }
 
-/// The directory of manifests.
+/// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Where it is.
-    pub root: String,
-    /// Manifest files in it.
+    /// The directory of manifests, or the address of the API server.
+    pub origin: String,
+    /// Manifest files in it; none with an API server.
     pub files: usize,
     /// Objects that policy uses.
     pub objects: usize,
-    /// Errors, as `file:line: object: field: problem`.
+    /// Errors, each with its place, object and field.
     pub errors: Vec<String>,
     /// Warnings, likewise.
     pub warnings: Vec<String>,
@@ -181,10 +181,15 @@ pub fn report(state: &State) -> Report {
 fn source(state: &State) -> Source {
     let source = state.source.borrow().clone();
     let of = |severity| {
-        source.problems.iter().filter(|problem| problem.severity == severity).map(ToString::to_string).collect()
+        source
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .map(|problem| problem.text.clone())
+            .collect()
     };
     Source {
-        root: source.root.display().to_string(),
+        origin: source.origin.clone(),
         files: source.files,
         objects: source.objects,
         errors: of(Severity::Error),

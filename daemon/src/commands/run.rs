@@ -3,7 +3,9 @@
 //! In: flags. Out: rules in the kernel, until SIGTERM or SIGINT. What always holds: everything that can be wrong with the
 //! flags is found before the kernel is touched; the rules stay when it stops.
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +16,24 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::cluster::{Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
-use crate::controller::Controller;
+use crate::controller::{Controller, Source};
 use crate::engine::{self, Engine};
 use crate::http::Server;
-use crate::manifests::{Directory, Watch};
-use crate::state::{SourceState, State};
+use crate::manifests::Manifests;
+use crate::state::State;
 
 /// How long answers may take to finish at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    if !std::fs::metadata(&args.manifests)
-        .with_context(|| format!("--manifests {} cannot be read", args.manifests.display()))?
-        .is_dir()
-    {
-        bail!("--manifests {} is no directory", args.manifests.display());
-    }
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let engine = runtime.block_on(serve(args))?;
+    let engine = match &args.manifests {
+        Some(directory) => runtime.block_on(serve(args, manifests(directory))),
+        None => runtime.block_on(serve(args, cluster(args))),
+    }?;
     // Whoever still answers holds the engine.
     runtime.shutdown_timeout(LAST_ANSWERS);
     match Arc::into_inner(engine) {
@@ -44,38 +44,52 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts everything and follows the directory until a signal comes.
-async fn serve(args: &RunArgs) -> anyhow::Result<Arc<Engine>> {
+async fn manifests(directory: &Path) -> anyhow::Result<Manifests> {
+    let shown = directory.display();
+    if !std::fs::metadata(directory).with_context(|| format!("--manifests {shown} cannot be read"))?.is_dir() {
+        bail!("--manifests {shown} is no directory");
+    }
+    // inotify speaks of absolute paths.
+    Ok(Manifests::follow(&std::path::absolute(directory)?)?)
+}
+
+async fn cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
+    Ok(Cluster::follow(&args.api.access(), &args.node, Patience::default()).await?)
+}
+
+/// Starts everything and follows the source until a signal comes.
+async fn serve<S: Source>(
+    args: &RunArgs,
+    source: impl Future<Output = anyhow::Result<S>>,
+) -> anyhow::Result<Arc<Engine>> {
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let server = Server::bind(args.listen).await?;
-    // inotify speaks of absolute paths.
-    let manifests = std::path::absolute(&args.manifests)?;
-    let mut watch = Watch::new(&manifests)?;
+    let source = source.await?;
     let engine = Arc::new(Engine::start(args.engine())?);
     // Before anything is submitted: what is there now is of an earlier run.
     let has_earlier_rules = engine::tables_exist()?;
-    let (sender, source) = watch::channel(Arc::new(SourceState::default()));
-    let state = State { node: args.node.as_str().into(), source, engine: engine.clone(), totals: Arc::default() };
-    tracing::info!(node = %args.node, manifests = %manifests.display(), "flatfell {}", env!("CARGO_PKG_VERSION"));
+    let (sender, published) = watch::channel(Arc::new(source.state()));
+    tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
+    let state =
+        State { node: args.node.as_str().into(), source: published, engine: engine.clone(), totals: Arc::default() };
     let server = tokio::spawn(server.serve(state));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
-    let controller = Controller::new(Directory::new(&manifests), index, Arc::clone(&engine), sender);
+    let controller = Controller::new(source, index, Arc::clone(&engine), sender);
     let mut controller = controller.hold_for_unreadable(has_earlier_rules);
     let mut gone = engine.interface_gone();
-    follow(&mut controller, &mut watch, &mut gone, &mut signals).await;
+    follow(&mut controller, &mut gone, &mut signals).await;
     server.abort();
     Ok(engine)
 }
 
-async fn follow(
-    controller: &mut Controller<Engine>,
-    watch: &mut Watch,
+async fn follow<S: Source>(
+    controller: &mut Controller<S, Engine>,
     gone: &mut mpsc::UnboundedReceiver<IpAddr>,
     (terminate, interrupt): &mut (Signal, Signal),
 ) {
     let name = tokio::select! {
-        () = controller.run(watch, gone) => "nothing",
+        () = controller.run(gone) => "nothing",
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };

@@ -81,10 +81,8 @@ fn summary(style: Style, report: &Report) -> String {
         "node {} is {ready}{synced} (flatfell {}, table {}, generation {})\n",
         report.node, report.version, report.slot, report.generation
     );
-    text.push_str(&format!(
-        "{}: {} objects in {} files\n",
-        report.source.root, report.source.objects, report.source.files
-    ));
+    let files = if report.source.files > 0 { format!(" in {} files", report.source.files) } else { String::new() };
+    text.push_str(&format!("{}: {} objects{files}\n", report.source.origin, report.source.objects));
     text.push_str(&format!(
         "{} transactions with {} operations, {} failed, {} takeovers\n",
         transactions.committed, transactions.operations, transactions.failed, transactions.takeovers
