@@ -1,7 +1,7 @@
 //! Objects written to the API server and read back.
 //!
-//! In: objects as JSON. Out: the server's answer. What always holds: what is written is written by server-side apply,
-//! so that the same call makes and changes an object; a refusal is an error with the server's own words.
+//! In: objects as JSON. Out: the server's answer. What always holds: the same call makes and changes an object (by
+//! server-side apply); a refusal is an error with the server's own words.
 //!
 //! Requests go through a `kubectl proxy` on a unix socket: the test needs no TLS and no way into a namespace.
 
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ClusterError, failed};
 
@@ -53,14 +53,15 @@ impl Api {
         let status = without_status.as_object_mut().and_then(|object| object.remove("status"));
         let written = self.apply(&path, &without_status)?;
         match status {
-            Some(_) => self.apply(&format!("{path}/status"), object),
+            // No apply: addresses of a node are a list whose key is not unique.
+            Some(status) => self.merge(&format!("{path}/status"), &json!({"status": status})),
             None => Ok(written),
         }
     }
 
     /// Changes parts of an object by a merge patch.
     pub fn patch(&self, object: &Value, patch: &Value) -> Result<Value, ClusterError> {
-        self.call("PATCH", &path_of(object)?, "application/merge-patch+json", Some(patch))
+        self.merge(&path_of(object)?, patch)
     }
 
     /// Deletes an object at once, without a kubelet's consent.
@@ -76,6 +77,10 @@ impl Api {
     /// Whether the server is there and says that it is ready.
     pub fn ready(&self) -> bool {
         self.exchange("GET", "/readyz", JSON, "").is_ok_and(|(code, _)| code == 200)
+    }
+
+    fn merge(&self, path: &str, patch: &Value) -> Result<Value, ClusterError> {
+        self.call("PATCH", path, "application/merge-patch+json", Some(patch))
     }
 
     fn apply(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
