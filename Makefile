@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps lint unit kernel flips mutants bench clean
+.PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench image deploy-check clean
 
-APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 conntrack procps
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps runc
 
 demo: deps
 	cargo build --quiet --workspace --bins
@@ -13,11 +13,15 @@ listing: deps
 	./target/debug/demo --listing > docs/listing.nft.new
 	mv docs/listing.nft.new docs/listing.nft
 
-test: deps lint unit kernel
+test: deps fixture lint unit kernel
 
 # What the build and the lab need, by apt; nothing is done when all of it is there.
 deps:
 	@./integration/deps.sh $(APT)
+
+# etcd, the API server, kube-proxy, kubectl, flanneld, the CNI plugins and helm: built once, then cached in target/fixture.
+fixture: deps
+	@./integration/fixture.sh
 
 lint:
 	cargo fmt --check
@@ -36,6 +40,11 @@ kernel:
 flips: deps
 	FLATFELL_FLIPS=20000 cargo test --package flatfell-integration --test flips -- --nocapture
 
+# The API server is away for two minutes; `make test` takes ten seconds.
+away: deps fixture
+	cargo build --quiet --workspace --bins
+	FLATFELL_AWAY=120 cargo test --package flatfell-integration --test cluster_source -- --nocapture away
+
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
@@ -44,6 +53,15 @@ mutants: deps
 # The pure parts; docs/benchmarks.md has the numbers of one run.
 bench: deps
 	cargo bench --package flatfell-bench --bench pure
+
+# The image of this machine's architecture, as an OCI archive in target/image; no container engine is needed.
+image: deps
+	./deploy/image.sh
+
+# Chart and kustomize render the same objects; the image enforces under runc with the DaemonSet's security context.
+deploy-check: deps fixture
+	cargo build --quiet --workspace --bins
+	cargo test --package flatfell-integration --test deploy --test container --test admitted
 
 clean:
 	cargo clean

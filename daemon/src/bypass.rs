@@ -36,6 +36,9 @@ pub const PROC_NET: &str = "/proc/thread-self/net";
 /// The interface that kube-proxy makes in IPVS mode.
 pub const IPVS_INTERFACE: &str = "kube-ipvs0";
 
+/// What IPVS is called as a metric's label; the engines have theirs in [`foreign`].
+const IPVS: &str = "ipvs";
+
 /// What kind of bypass was found; a closed set, fit for a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -77,17 +80,25 @@ pub struct Bypass {
     pub kind: Kind,
     /// Whether the daemon must not call itself ready while it is there.
     pub blocks_readiness: bool,
+    /// Whose it is, as a metric's label: another policy engine, or IPVS.
+    pub engine: Option<&'static str>,
+    /// Where it is; with kind and engine this tells one thing from another, however its details change.
+    pub place: String,
     /// What it is, what follows from it and what to do.
     pub message: String,
 }
 
 impl Bypass {
-    fn blocking(kind: Kind, message: String) -> Self {
-        Self { kind, blocks_readiness: true, message }
+    fn blocking(kind: Kind, place: &str, message: String) -> Self {
+        Self { kind, blocks_readiness: true, engine: None, place: place.to_owned(), message }
     }
 
-    fn warning(kind: Kind, message: String) -> Self {
-        Self { kind, blocks_readiness: false, message }
+    fn warning(kind: Kind, place: String, message: String) -> Self {
+        Self { kind, blocks_readiness: false, engine: None, place, message }
+    }
+
+    fn of(self, engine: &'static str) -> Self {
+        Self { engine: Some(engine), ..self }
     }
 }
 
@@ -160,9 +171,7 @@ impl Lookout {
     /// Everything that is found now. After an error the lookout is to be opened anew.
     pub fn look(&mut self, facts: &Facts<'_>) -> Result<Vec<Bypass>, BypassError> {
         let mut found = bridges(facts)?;
-        if facts.ipvs {
-            found.push(ipvs());
-        }
+        found.extend(ipvs(facts)?);
         found.extend(legacy_tables(facts.proc_net)?);
         found.extend_from_slice(self.foreign(facts.mark_mask)?);
         Ok(found)
@@ -190,7 +199,7 @@ fn bridges(facts: &Facts<'_>) -> Result<Vec<Bypass>, BypassError> {
     if !loaded {
         let message = "br_netfilter is not loaded: traffic between pods of one bridge passes no policy. Load it: \
                        modprobe br_netfilter";
-        return Ok(vec![Bypass::blocking(Kind::BridgeNetfilter, message.into())]);
+        return Ok(vec![Bypass::blocking(Kind::BridgeNetfilter, "", message.into())]);
     }
     let mut found = Vec::new();
     for bridge in facts.pod_bridges {
@@ -209,15 +218,32 @@ fn flag_off(bridge: &str, family: &str, flag: &str) -> Bypass {
         "bridge {bridge}: {flag} is off: {family} between its pods passes no policy. Switch it on: ip link set \
          {bridge} type bridge {flag} 1"
     );
-    Bypass::blocking(Kind::NfCall, message)
+    Bypass::blocking(Kind::NfCall, bridge, message)
 }
 
-fn ipvs() -> Bypass {
+/// kube-proxy's interface, or virtual services of whomever: kube-proxy leaves the interface when it is killed, and others
+/// use another one.
+fn ipvs(facts: &Facts<'_>) -> Result<Option<Bypass>, BypassError> {
+    let path = facts.proc_net.join("ip_vs");
+    let services = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        read => virtual_services(&read.map_err(|source| BypassError::File { path, source })?),
+    };
+    let shown = match (facts.ipvs, services) {
+        (false, 0) => return Ok(None),
+        (true, _) => format!("kube-proxy runs in IPVS mode ({IPVS_INTERFACE} exists)"),
+        (false, count) => format!("IPVS has {count} virtual services (/proc/net/ip_vs)"),
+    };
     let message = format!(
-        "kube-proxy runs in IPVS mode ({IPVS_INTERFACE} exists): Service traffic does not pass the forward hook and \
-         so no policy. Use kube-proxy's nftables or iptables mode, then: ip link del {IPVS_INTERFACE}"
+        "{shown}: Service traffic does not pass the forward hook and so no policy. Use kube-proxy's nftables or iptables \
+         mode, then: kube-proxy --cleanup, or: ipvsadm --clear; ip link del {IPVS_INTERFACE}"
     );
-    Bypass::blocking(Kind::Ipvs, message)
+    Ok(Some(Bypass::blocking(Kind::Ipvs, "", message).of(IPVS)))
+}
+
+/// The virtual services in /proc/net/ip_vs; the lines of their servers begin with an arrow, and the first three are a head.
+fn virtual_services(text: &str) -> usize {
+    text.lines().filter(|line| ["TCP ", "UDP ", "SCTP ", "FWM "].iter().any(|kind| line.starts_with(kind))).count()
 }
 
 fn legacy_tables(proc_net: &Path) -> Result<Vec<Bypass>, BypassError> {
@@ -235,7 +261,7 @@ fn legacy_tables(proc_net: &Path) -> Result<Vec<Bypass>, BypassError> {
                 "tables of legacy {command} exist ({names}) and cannot be looked into: what another policy engine \
                  left there keeps deciding. See: {command}-legacy-save | grep -E '{pattern}'"
             );
-            found.push(Bypass::warning(Kind::LegacyTables, message));
+            found.push(Bypass::warning(Kind::LegacyTables, command.to_owned(), message));
         }
     }
     Ok(found)

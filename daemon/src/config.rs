@@ -5,10 +5,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::Uri;
 use tracing_subscriber::EnvFilter;
 
+use crate::cluster::Access;
 use crate::engine::EngineConfig;
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
@@ -51,7 +54,7 @@ pub enum LogFormat {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Enforce what a directory of manifests says on this node, and follow its changes
+    /// Enforce on this node what the API server (or a directory of manifests) says, and follow its changes
     Run(RunArgs),
     /// Print the ruleset that a directory gives for a node; touches nothing
     Render(RenderArgs),
@@ -59,16 +62,23 @@ pub enum Command {
     Check(CheckArgs),
     /// Show pods, isolation, rules and their counters from the running daemon
     Status(StatusArgs),
-    /// Remove Flatfell's tables from this network namespace (refused while a daemon runs)
-    Cleanup,
+    /// Let the running daemon enforce nothing for a while: break-glass, for this node alone
+    Pause(PauseArgs),
+    /// End a pause: policy is enforced again
+    Resume(ControlArgs),
+    /// Take away what Flatfell put into this network namespace (refused while a daemon runs)
+    Cleanup(CleanupArgs),
 }
 
 /// `flatfell run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// The directory of manifests to follow
+    /// A directory of manifests to follow, in place of the API server
     #[arg(long, value_name = "DIR", env = "FLATFELL_MANIFESTS")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// How to reach the API server.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// This node's name: pods with this spec.nodeName are enforced here
     #[arg(long, value_name = "NAME", env = "FLATFELL_NODE", value_parser = node_name)]
     pub node: String,
@@ -87,6 +97,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 impl RunArgs {
@@ -96,6 +109,35 @@ impl RunArgs {
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
+        }
+    }
+}
+
+/// The way to the API server; without any of them that of the pod's service account.
+#[derive(Args, Clone, Debug)]
+#[group(id = "api", multiple = true, conflicts_with = "manifests")]
+pub struct ApiArgs {
+    /// A kubeconfig, in place of the pod's service account
+    #[arg(long, value_name = "FILE", env = "FLATFELL_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig, in place of its current one
+    #[arg(long, value_name = "NAME", env = "FLATFELL_CONTEXT", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// The API server's address, in place of the one in the kubeconfig or of the Service in a pod
+    #[arg(long, value_name = "URL", env = "FLATFELL_API_SERVER", value_parser = api_server)]
+    pub api_server: Option<Uri>,
+    /// A taint to take away from this node when policy is in force (needs the verb patch of nodes)
+    #[arg(long, value_name = "KEY", env = "FLATFELL_STARTUP_TAINT", value_parser = taint)]
+    pub startup_taint: Option<String>,
+}
+
+impl ApiArgs {
+    /// The way these flags describe.
+    pub fn access(&self) -> Access {
+        Access {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            api_server: self.api_server.clone(),
         }
     }
 }
@@ -125,6 +167,42 @@ pub enum Terminating {
     Keep,
     /// Their effect ends at once.
     Forget,
+}
+
+/// Where daemon and commands meet.
+#[derive(Args, Clone, Debug)]
+pub struct ControlArgs {
+    /// The daemon's own directory, with its control socket; each daemon of a machine has its own
+    #[arg(long, value_name = "DIR", env = "FLATFELL_RUN_DIR", default_value = "/run/flatfell")]
+    pub run_dir: PathBuf,
+}
+
+/// `flatfell pause`.
+#[derive(Args, Clone, Debug)]
+pub struct PauseArgs {
+    /// How long, as 90s, 10m or 1h30m; 24h at most
+    #[arg(long = "for", value_name = "LENGTH", value_parser = crate::pause::length)]
+    pub length: Duration,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// `flatfell cleanup`.
+#[derive(Args, Clone, Debug)]
+pub struct CleanupArgs {
+    /// Stop a running daemon first, and wait until it has stopped
+    #[arg(long)]
+    pub stop: bool,
+    /// Then stay: serve /healthz and /readyz, and keep daemons away, until SIGTERM
+    #[arg(long)]
+    pub stay: bool,
+    /// Where --stay serves
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
+    pub listen: SocketAddr,
+    /// The control socket.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// `flatfell render`.
@@ -203,6 +281,12 @@ pub enum ConfigError {
         "expected an IP address and a port, as 127.0.0.1:9469, [::1]:9469 or 0.0.0.0:9469 (all addresses of the node)"
     )]
     Listen,
+    /// No address of an API server.
+    #[error("expected https://HOST or https://HOST:PORT, as https://10.0.0.1:6443 or https://[fd00::1]:6443")]
+    ApiServer,
+    /// No key a taint can have.
+    #[error("a taint's key has letters, digits, '-', '_' and '.', with a domain and '/' before it if need be")]
+    Taint,
     /// No name an interface can have.
     #[error("an interface's name has 1 to 15 bytes, without '/', ':' and white space")]
     Bridge,
@@ -223,6 +307,18 @@ fn node_name(text: &str) -> Result<String, ConfigError> {
 
 fn listen(text: &str) -> Result<SocketAddr, ConfigError> {
     text.parse().map_err(|_| ConfigError::Listen)
+}
+
+fn api_server(text: &str) -> Result<Uri, ConfigError> {
+    let uri: Uri = text.parse().map_err(|_| ConfigError::ApiServer)?;
+    let fits = matches!(uri.scheme_str(), Some("https" | "http")) && uri.host().is_some_and(|host| !host.is_empty());
+    if fits { Ok(uri) } else { Err(ConfigError::ApiServer) }
+}
+
+fn taint(text: &str) -> Result<String, ConfigError> {
+    let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    let fits = !text.is_empty() && text.len() <= 317 && text.chars().all(is_inside);
+    if fits { Ok(text.to_owned()) } else { Err(ConfigError::Taint) }
 }
 
 fn bridge(text: &str) -> Result<String, ConfigError> {
@@ -265,6 +361,28 @@ mod tests {
         for text in ["localhost:9469", ":9469", "127.0.0.1", "127.0.0.1:70000"] {
             assert_eq!(listen(text), Err(ConfigError::Listen), "{text}");
         }
+    }
+
+    #[test]
+    fn an_api_server_has_a_scheme_and_a_host() {
+        for text in ["https://10.0.0.1:6443", "https://[fd00::1]:6443", "http://127.0.0.1:8001", "https://api.example"]
+        {
+            assert!(api_server(text).is_ok(), "{text}");
+        }
+        for text in ["10.0.0.1:6443", "api", "ftp://api", "https://", "", "https://a b"] {
+            assert_eq!(api_server(text), Err(ConfigError::ApiServer), "{text}");
+        }
+        assert!(taint("flatfell.io/not-ready").is_ok());
+        assert_eq!(taint("a b"), Err(ConfigError::Taint));
+    }
+
+    #[test]
+    fn there_is_one_source() {
+        let run = |words: &str| Cli::try_parse_from(format!("flatfell run --node n {words}").split_whitespace());
+        assert!(run("").is_ok() && run("--manifests d").is_ok() && run("--kubeconfig f --context c").is_ok());
+        assert!(run("--manifests d --kubeconfig f").is_err());
+        assert!(run("--manifests d --api-server https://a").is_err());
+        assert!(run("--context c").is_err());
     }
 
     #[test]

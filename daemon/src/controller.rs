@@ -1,10 +1,11 @@
 //! The one owner of what is known: takes in changes, evaluates, hands the result to the engine.
 //!
-//! In: the directory's changes and addresses whose interface went. Out: an [`Effective`] for each change that policy can
-//! see, and a [`SourceState`] for readers. What always holds: nothing is handed on before the directory was read once,
-//! and what is handed on depends on current state only. Where an earlier run left rules, files that cannot be read do not
-//! take them away at once: they are waited for, though not for ever.
+//! In: changes from a [`Source`] and addresses whose interface went. Out: an [`Effective`] for each batch of changes that
+//! policy can see, and a [`SourceState`] for readers. What always holds: nothing is handed on before the source was read
+//! completely once, and what is handed on depends on current state only. Where an earlier run left rules, what cannot be
+//! read does not take them away at once: it is waited for, though not for ever.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 
-use crate::manifests::{Directory, Key, Kind, Object, Problem, Refresh, Scope, Severity, Update, Watch};
 use crate::state::SourceState;
 
-/// Problems that are logged one by one at a time; the rest is counted.
-const LOGGED_MAX: usize = 50;
-
-/// How long the rules of an earlier run stay in force while files cannot be read: long enough for a file that is being
-/// written, short enough for the policies in the others.
+/// How long the rules of an earlier run stay in force while something cannot be read: long enough for a file that is being
+/// written, short enough for the policies that can.
 pub const HOLD: Duration = Duration::from_secs(10);
+
+/// Where objects come from.
+pub trait Source: Send {
+    /// Waits until there may be something to take. Safe to be dropped and called again.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// What changed since it was asked last; may take a moment.
+    fn take(&mut self) -> Vec<Change>;
+
+    /// How it stands after what was taken.
+    fn state(&self) -> SourceState;
+}
 
 /// Where evaluated policy goes.
 pub trait Enforce: Send + Sync {
@@ -39,149 +48,93 @@ impl Enforce for crate::engine::Engine {
 
 /// The owner of what is known.
 #[derive(Debug)]
-pub struct Controller<E> {
-    directory: Directory,
+pub struct Controller<S, E> {
+    source: S,
     index: Index,
     engine: Arc<E>,
-    source: watch::Sender<Arc<SourceState>>,
+    published: watch::Sender<Arc<SourceState>>,
     /// Whether what is not known yet is waited for.
     holding: bool,
+    /// Until when, once the source was read.
+    hold_end: Option<Instant>,
+    /// Whether anything was handed on.
+    is_begun: bool,
 }
 
-impl<E: Enforce> Controller<E> {
+impl<S: Source, E: Enforce> Controller<S, E> {
     /// One that knows nothing yet.
-    pub fn new(directory: Directory, index: Index, engine: Arc<E>, source: watch::Sender<Arc<SourceState>>) -> Self {
-        Self { directory, index, engine, source, holding: false }
+    pub fn new(source: S, index: Index, engine: Arc<E>, published: watch::Sender<Arc<SourceState>>) -> Self {
+        Self { source, index, engine, published, holding: false, hold_end: None, is_begun: false }
     }
 
-    /// Waits up to [`HOLD`] for files that cannot be read before the first state is handed on: there are rules of an
-    /// earlier run in the kernel, and a state without those files may take some of them away.
+    /// Waits up to [`HOLD`] for what cannot be read before the first state is handed on: there are rules of an earlier run
+    /// in the kernel, and a state without it may take some of them away.
     pub fn hold_for_unreadable(mut self, holding: bool) -> Self {
         self.holding = holding;
         self
     }
 
-    /// Reads the directory, then follows its changes until the caller drops this.
-    pub async fn run(&mut self, watch: &mut Watch, gone: &mut mpsc::UnboundedReceiver<IpAddr>) {
-        let end = Instant::now() + HOLD;
-        block_in_place(|| self.start());
+    /// Follows the source until the caller drops this.
+    pub async fn run(&mut self, gone: &mut mpsc::UnboundedReceiver<IpAddr>) {
         loop {
+            let end = self.hold_end.filter(|_| self.holding);
             tokio::select! {
-                scope = watch.changed() => block_in_place(|| self.refresh(&scope)),
+                () = self.source.changed() => block_in_place(|| self.step()),
                 Some(address) = gone.recv() => block_in_place(|| self.interface_gone(address)),
-                () = sleep_until(end), if self.holding => block_in_place(|| self.give_up()),
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => block_in_place(|| self.give_up()),
             }
         }
     }
 
-    /// The first full read: hands on what it gives, also when that is nothing.
-    pub fn start(&mut self) {
-        let refresh = self.directory.refresh(&Scope::everything());
-        self.take_in(refresh);
-        tracing::info!(
-            files = self.directory.file_count(),
-            objects = self.directory.objects().count(),
-            "the manifests are read"
-        );
-        self.submit();
-        if self.holding {
-            tracing::warn!(
-                "some files cannot be read: the rules of an earlier run stay in force for up to {} s",
-                HOLD.as_secs()
-            );
+    /// Takes in what changed, and hands on what policy sees of it; the first complete state also when that is nothing.
+    pub fn step(&mut self) {
+        let mut changed = false;
+        for change in self.source.take() {
+            changed |= self.index.apply(change);
         }
-    }
-
-    /// Looks at the directory again and hands on what changed.
-    pub fn refresh(&mut self, scope: &Scope) {
-        let refresh = self.directory.refresh(scope);
+        let state = self.source.state();
+        let (is_read, was_holding) = (state.read, self.holding);
+        if is_read {
+            self.hold(!state.unknown.is_empty());
+        }
+        self.published.send_replace(Arc::new(state.held(is_read && self.holding)));
         // What was waited for may be readable now without a difference that policy can see.
-        let was_holding = self.holding;
-        if self.take_in(refresh) || was_holding {
+        if is_read && (changed || was_holding || !self.is_begun) {
             self.submit();
         }
     }
 
-    /// Goes on without the files that still cannot be read.
+    fn hold(&mut self, is_incomplete: bool) {
+        self.holding &= is_incomplete;
+        if self.holding && self.hold_end.is_none() {
+            self.hold_end = Some(Instant::now() + HOLD);
+            let seconds = HOLD.as_secs();
+            tracing::warn!("something cannot be read: the rules of an earlier run stay in force for up to {seconds} s");
+        }
+    }
+
+    /// Goes on without what still cannot be read.
     pub fn give_up(&mut self) {
-        tracing::error!("some files still cannot be read: going on without them");
+        tracing::error!("something still cannot be read: going on without it");
         self.holding = false;
-        self.publish();
+        self.published.send_replace(Arc::new(self.source.state()));
         self.submit();
     }
 
     fn interface_gone(&mut self, address: IpAddr) {
-        if self.index.apply(Change::InterfaceGone(address)) {
+        if self.index.apply(Change::InterfaceGone(address)) && self.is_begun {
             self.submit();
         }
     }
 
-    /// Whether policy can see a difference.
-    fn take_in(&mut self, refresh: Refresh) -> bool {
-        log_problems(&refresh);
-        let mut changed = false;
-        for update in refresh.updates {
-            changed |= self.index.apply(change(update));
-        }
-        self.holding &= !self.directory.unknown().is_empty();
-        self.publish();
-        changed
-    }
-
-    fn publish(&self) {
-        self.source.send_replace(Arc::new(SourceState::of(&self.directory).held(self.holding)));
-    }
-
-    fn submit(&self) {
+    fn submit(&mut self) {
         if self.holding {
             return;
         }
+        self.is_begun = true;
         let effective = evaluate(&self.index);
         tracing::debug!(pods = effective.pods.len(), "policy changed");
         self.engine.enforce(Arc::new(effective));
-    }
-}
-
-/// The index's word for what changed in the directory.
-pub fn change(update: Update) -> Change {
-    match update {
-        Update::Put(object) => match Arc::unwrap_or_clone(object) {
-            Object::Namespace(namespace) => Change::UpsertNamespace(namespace),
-            Object::Pod(pod) => Change::UpsertPod(pod),
-            Object::Policy(policy) => Change::UpsertPolicy(policy),
-        },
-        Update::Remove(Key { kind, namespace, name }) => {
-            let named = flatfell_rules::object::ObjectName { namespace, name };
-            match kind {
-                Kind::Namespace => Change::DeleteNamespace(named.name),
-                Kind::Pod => Change::DeletePod(named),
-                Kind::NetworkPolicy => Change::DeletePolicy(named),
-            }
-        }
-    }
-}
-
-/// Each problem is logged when it appears and when it is gone, not while it stands.
-fn log_problems(refresh: &Refresh) {
-    let notes = |problem: &&Problem| problem.severity == Severity::Note;
-    let mut logged = 0;
-    for problem in refresh.appeared.iter().filter(|problem| !notes(problem)).take(LOGGED_MAX) {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning | Severity::Note => tracing::warn!("{problem}"),
-        }
-        logged += 1;
-    }
-    let passed_over = refresh.appeared.iter().filter(notes).count();
-    if passed_over > 0 {
-        tracing::info!(objects = passed_over, "objects passed over that policy has no use for");
-    }
-    let left = refresh.appeared.len().saturating_sub(passed_over).saturating_sub(logged);
-    if left > 0 {
-        tracing::error!(problems = left, "more problems; `flatfell status` lists them");
-    }
-    for problem in refresh.solved.iter().filter(|problem| !notes(problem)).take(LOGGED_MAX) {
-        tracing::info!("solved: {problem}");
     }
 }
 
@@ -194,6 +147,7 @@ mod tests {
     use flatfell_rules::effective::Fallback;
 
     use super::*;
+    use crate::manifests::Manifests;
 
     /// Remembers what it shall enforce.
     #[derive(Debug, Default)]
@@ -223,10 +177,11 @@ mod tests {
     const DENY: &str =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}}\n";
 
-    fn controller(root: &Path) -> (Controller<Memory>, Arc<Memory>, watch::Receiver<Arc<SourceState>>) {
+    fn controller(root: &Path) -> (Controller<Manifests, Memory>, Arc<Memory>, watch::Receiver<Arc<SourceState>>) {
         let engine = Arc::new(Memory::default());
         let (sender, receiver) = watch::channel(Arc::default());
-        (Controller::new(Directory::new(root), Index::new("n"), Arc::clone(&engine), sender), engine, receiver)
+        let manifests = Manifests::follow(root).expect("watched");
+        (Controller::new(manifests, Index::new("n"), Arc::clone(&engine), sender), engine, receiver)
     }
 
     #[test]
@@ -236,7 +191,7 @@ mod tests {
         fs::write(dir.path().join("b.yaml"), DENY).expect("file");
         let (mut controller, engine, source) = controller(dir.path());
         assert!(engine.count() == 0 && !source.borrow().read);
-        controller.start();
+        controller.step();
         assert_eq!((engine.count(), engine.isolated()), (1, vec![true]), "pod and policy at once");
         assert!(source.borrow().read);
     }
@@ -245,7 +200,7 @@ mod tests {
     fn an_empty_directory_is_handed_on_too() {
         let dir = tempfile::tempdir().expect("directory");
         let (mut controller, engine, _source) = controller(dir.path());
-        controller.start();
+        controller.step();
         assert_eq!(engine.count(), 1);
     }
 
@@ -254,9 +209,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         fs::write(dir.path().join("a.yaml"), POD).expect("file");
         let (mut controller, engine, _source) = controller(dir.path());
-        controller.start();
+        controller.step();
         fs::write(dir.path().join("a.yaml"), format!("# a comment\n{POD}")).expect("file");
-        controller.refresh(&Scope::everything());
+        controller.step();
         assert_eq!(engine.count(), 1);
     }
 
@@ -266,7 +221,7 @@ mod tests {
         fs::write(dir.path().join("a.yaml"), POD).expect("file");
         fs::write(dir.path().join("b.yaml"), DENY.replace("{}", "{}, ingress: 5")).expect("file");
         let (mut controller, engine, source) = controller(dir.path());
-        controller.start();
+        controller.step();
         assert_eq!(engine.isolated(), [true]);
         let source = source.borrow();
         assert_eq!(source.refused, [flatfell_rules::object::ObjectName::new("default", "p")]);
@@ -280,16 +235,16 @@ mod tests {
         fs::write(dir.path().join("b.yaml"), "kind: [").expect("file");
         let (controller, engine, source) = controller(dir.path());
         let mut controller = controller.hold_for_unreadable(true);
-        controller.start();
+        controller.step();
         controller.interface_gone(IpAddr::from([10, 0, 0, 9]));
         assert!(engine.count() == 0 && source.borrow().held && !source.borrow().unknown.is_empty());
         fs::write(dir.path().join("b.yaml"), DENY).expect("file");
-        controller.refresh(&Scope::everything());
+        controller.step();
         assert_eq!((engine.count(), engine.isolated()), (1, vec![true]));
         assert!(!source.borrow().held);
         fs::write(dir.path().join("c.yaml"), "kind: [").expect("file");
         fs::remove_file(dir.path().join("b.yaml")).expect("file");
-        controller.refresh(&Scope::everything());
+        controller.step();
         assert_eq!(engine.isolated(), [false], "only the first state is held back");
     }
 
@@ -299,10 +254,10 @@ mod tests {
         fs::write(dir.path().join("b.yaml"), "kind: [").expect("file");
         let (controller, engine, _source) = controller(dir.path());
         let mut controller = controller.hold_for_unreadable(true);
-        controller.start();
+        controller.step();
         assert_eq!(engine.count(), 0);
         fs::remove_file(dir.path().join("b.yaml")).expect("file");
-        controller.refresh(&Scope::everything());
+        controller.step();
         assert_eq!(engine.count(), 1);
     }
 
@@ -311,7 +266,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         fs::write(dir.path().join("b.yaml"), "kind: [").expect("file");
         let (mut controller, engine, source) = controller(dir.path());
-        controller.start();
+        controller.step();
         assert!(engine.count() == 1 && !source.borrow().held);
     }
 
@@ -322,10 +277,9 @@ mod tests {
         fs::write(dir.path().join("b.yaml"), "kind: [").expect("file");
         let (controller, engine, mut source) = controller(dir.path());
         let mut controller = controller.hold_for_unreadable(true);
-        let mut watch = Watch::new(dir.path()).expect("watch");
         let (_gone, mut interfaces) = mpsc::unbounded_channel();
         let start = Instant::now();
-        let follow = tokio::spawn(async move { controller.run(&mut watch, &mut interfaces).await });
+        let follow = tokio::spawn(async move { controller.run(&mut interfaces).await });
         source.wait_for(|source| source.held).await.expect("held");
         source.wait_for(|source| !source.held).await.expect("given up");
         assert!(start.elapsed() >= HOLD, "{:?}", start.elapsed());
@@ -344,9 +298,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         fs::write(dir.path().join("a.yaml"), POD).expect("file");
         let (mut controller, engine, _source) = controller(dir.path());
-        let mut watch = Watch::new(dir.path()).expect("watch");
         let (gone, mut interfaces) = mpsc::unbounded_channel();
-        let follow = tokio::spawn(async move { controller.run(&mut watch, &mut interfaces).await });
+        let follow = tokio::spawn(async move { controller.run(&mut interfaces).await });
         let soon = |expected: Vec<bool>| {
             let engine = Arc::clone(&engine);
             async move {

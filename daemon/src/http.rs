@@ -73,8 +73,17 @@ impl Server {
         Ok(Self { listener, address })
     }
 
-    /// Serves until it is dropped.
+    /// Serves the daemon's pages until it is dropped.
     pub async fn serve(self, state: State) {
+        self.answer_with(Arc::new(move |page| show(page, &state))).await;
+    }
+
+    /// Serves, until it is dropped, that the node is cleaned up.
+    pub async fn serve_cleaned(self) {
+        self.answer_with(Arc::new(show_cleaned)).await;
+    }
+
+    async fn answer_with(self, pages: Pages) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             // The semaphore is never closed.
@@ -83,9 +92,9 @@ impl Server {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let state = state.clone();
+                    let pages = Arc::clone(&pages);
                     tokio::spawn(async move {
-                        connection(stream, state).await;
+                        connection(stream, pages).await;
                         drop(permit);
                     });
                 }
@@ -99,10 +108,10 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, state: State) {
+async fn connection(stream: TcpStream, pages: Pages) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(answer(&request, state).await) }
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(answer(&request, pages).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -126,6 +135,9 @@ enum Page {
     Status,
 }
 
+/// What answers for each page; may block.
+type Pages = Arc<dyn Fn(Page) -> Response<Full<Bytes>> + Send + Sync>;
+
 fn page(path: &str) -> Option<Page> {
     match path {
         "/metrics" => Some(Page::Metrics),
@@ -136,7 +148,7 @@ fn page(path: &str) -> Option<Page> {
     }
 }
 
-async fn answer<B>(request: &Request<B>, state: State) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, pages: Pages) -> Response<Full<Bytes>> {
     let Some(page) = page(request.uri().path()) else {
         return text(
             StatusCode::NOT_FOUND,
@@ -149,7 +161,7 @@ async fn answer<B>(request: &Request<B>, state: State) -> Response<Full<Bytes>> 
         return response;
     }
     // The kernel is asked for counters, which may take a moment.
-    spawn_blocking(move || show(page, &state))
+    spawn_blocking(move || pages(page))
         .await
         .unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
 }
@@ -158,12 +170,13 @@ fn show(page: Page, state: &State) -> Response<Full<Bytes>> {
     match page {
         Page::Health => text(StatusCode::OK, "ok\n".to_owned()),
         Page::Ready => {
-            let reasons = state.not_ready();
+            let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
+            let (reasons, notes) = (state.not_ready(), state.notes());
+            let notes = if notes.is_empty() { String::new() } else { format!("notes:\n{}", list(&notes)) };
             if reasons.is_empty() {
-                text(StatusCode::OK, "ready\n".to_owned())
+                text(StatusCode::OK, format!("ready\n{notes}"))
             } else {
-                let lines: String = reasons.iter().map(|reason| format!("- {reason}\n")).collect();
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{lines}"))
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{}{notes}", list(&reasons)))
             }
         }
         Page::Metrics => match metrics::render(state) {
@@ -174,6 +187,17 @@ fn show(page: Page, state: &State) -> Response<Full<Bytes>> {
             Ok(body) => respond(StatusCode::OK, "application/json", body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
+    }
+}
+
+/// The pages of a node that `flatfell cleanup --stay` has cleaned up.
+fn show_cleaned(page: Page) -> Response<Full<Bytes>> {
+    match page {
+        Page::Health => text(StatusCode::OK, "ok\n".to_owned()),
+        Page::Ready => text(StatusCode::OK, "cleaned up\n".to_owned()),
+        Page::Metrics | Page::Status => {
+            text(StatusCode::NOT_FOUND, "cleaned up: no daemon runs here any more\n".to_owned())
+        }
     }
 }
 

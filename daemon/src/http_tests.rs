@@ -10,10 +10,12 @@ use flatfell_rules::effective::{Effective, EffectivePod, Fallback, Isolation, Ru
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::{Action, Direction};
 use flatfell_rules::ruleset::CounterValue;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
 use crate::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use crate::pause::Paused;
 use crate::state::{EngineView, SourceState};
 use crate::status::Report;
 
@@ -70,6 +72,7 @@ fn memory() -> Arc<Memory> {
         status: Mutex::new(EngineStatus {
             not_ready: Vec::new(),
             warnings: vec!["a flowtable of somebody else".to_owned()],
+            foreign_engines: ["kube-router"].into(),
             generation: 7,
             slot: "a",
             enforced: Some(Arc::new(effective())),
@@ -89,6 +92,7 @@ fn memory() -> Arc<Memory> {
 struct Lab {
     engine: Arc<Memory>,
     source: watch::Sender<Arc<SourceState>>,
+    paused: watch::Sender<Paused>,
     address: SocketAddr,
 }
 
@@ -98,11 +102,18 @@ impl Lab {
         let read =
             SourceState { read: true, refused: vec![ObjectName::new("shop", "broken")], ..SourceState::default() };
         let (source, receiver) = watch::channel(Arc::new(read));
-        let state = State { node: "n1".into(), source: receiver, engine: engine.clone(), totals: Arc::default() };
+        let (paused, shown) = watch::channel(Paused::default());
+        let state = State {
+            node: "n1".into(),
+            source: receiver,
+            paused: shown,
+            engine: engine.clone(),
+            totals: Arc::default(),
+        };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let address = server.address;
         tokio::spawn(server.serve(state));
-        Self { engine, source, address }
+        Self { engine, source, paused, address }
     }
 
     /// What comes back until the daemon closes the connection.
@@ -178,22 +189,64 @@ async fn an_exported_counter_never_falls() {
     assert_eq!(frame(lab.get("/metrics").await), "11");
 }
 
+/// What stands at the end of every /readyz of the lab.
+const NOTES: &str = "notes:\n- a flowtable of somebody else\n";
+
+#[tokio::test]
+async fn a_pause_is_shown_and_leaves_it_ready() {
+    let lab = Lab::start().await;
+    let metrics = lab.get("/metrics").await;
+    assert!(metrics.contains("flatfell_paused 0\n") && !metrics.contains("\nflatfell_paused_until_timestamp_seconds "));
+    let until = Timestamp::from_second(4_000_000_000).expect("a time");
+    lab.paused.send_replace(Paused { until: Some(until), problem: Some("a wrong annotation".to_owned()) });
+    let answer = lab.get("/readyz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("ready\nnotes:\n- paused until 2096-10-02"),
+        "{answer}"
+    );
+    assert!(answer.contains("\n- a wrong annotation\n- a flowtable of somebody else\n"), "{answer}");
+    let metrics = lab.get("/metrics").await;
+    assert!(metrics.contains("\nflatfell_paused 1\n"), "{metrics}");
+    assert!(metrics.contains("\nflatfell_paused_until_timestamp_seconds 4000000000\n"), "{metrics}");
+    assert!(metrics.contains("\nflatfell_foreign_engine_info{engine=\"kube-router\"} 1\n"), "{metrics}");
+    let status = lab.get("/status").await;
+    let report: Report = serde_json::from_str(status.split_once("\r\n\r\n").expect("a body").1).expect("a report");
+    assert!(report.paused_until.is_some_and(|until| until.starts_with("2096-10-02")) && report.notes.len() == 2);
+}
+
+#[tokio::test]
+async fn a_node_that_is_cleaned_up_says_so() {
+    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
+    let address = server.address;
+    let lab = Lab { address, ..Lab::start().await };
+    tokio::spawn(server.serve_cleaned());
+    assert!(lab.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    let answer = lab.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("cleaned up\n"), "{answer}");
+    assert!(lab.get("/metrics").await.starts_with("HTTP/1.1 404"));
+}
+
 #[tokio::test]
 async fn readiness_says_why_not() {
     let lab = Lab::start().await;
-    assert!(lab.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    let answer = lab.get("/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&format!("ready\n{NOTES}")), "{answer}");
     lab.engine.status.lock().expect("status").not_ready.push("br_netfilter is not loaded".to_owned());
     let answer = lab.get("/readyz").await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("- br_netfilter is not loaded\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("not ready:\n- br_netfilter is not loaded\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with(NOTES), "{answer}");
     lab.engine.status.lock().expect("status").not_ready.clear();
     lab.source.send_replace(Arc::new(SourceState {
         unknown: vec!["a.yaml:1: x".to_owned()],
         read: true,
         ..SourceState::default()
     }));
-    assert!(lab.get("/readyz").await.ends_with("- a.yaml:1: x: correct it\n"));
+    assert!(lab.get("/readyz").await.contains("- a.yaml:1: x: correct it\n"));
     lab.source.send_replace(Arc::default());
-    assert!(lab.get("/readyz").await.ends_with("- the manifests are not read yet\n"));
+    assert!(lab.get("/readyz").await.contains("- the manifests are not read yet\n"));
     assert!(lab.get("/healthz").await.starts_with("HTTP/1.1 200"), "alive all the same");
 }
 

@@ -1,12 +1,14 @@
-//! The node daemon: manifests in on one side, nftables rules in the kernel on the other, counters back.
+//! The node daemon: objects in on one side, nftables rules in the kernel on the other, counters back.
 //!
-//! In: a directory of manifests ([`manifests`]), flags ([`config`]). Out: rules in the kernel ([`engine`]), metrics and status over
+//! In: the API server ([`cluster`]) or a directory of manifests ([`manifests`]), flags ([`config`]). Out: rules in the kernel ([`engine`]), metrics and status over
 //! HTTP ([`http`]). What always holds: one owner for each state. The [`controller`] owns what is known, the engine owns
 //! the kernel, everything else reads.
 
 pub mod bypass;
+pub mod cluster;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod controller;
 pub mod engine;
 pub mod histogram;
@@ -18,6 +20,7 @@ pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod netlink;
+pub mod pause;
 pub mod state;
 pub mod status;
 #[cfg(test)]

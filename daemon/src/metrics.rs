@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::engine::EngineStatus;
 use crate::histogram::Histogram;
+use crate::pause::Paused;
 use crate::state::{SourceState, State, rule_id};
 use crate::totals::Total;
 
@@ -31,6 +32,7 @@ type Labels = Vec<(&'static str, String)>;
 struct Scrape {
     status: Arc<EngineStatus>,
     source: Arc<SourceState>,
+    paused: Paused,
     is_ready: bool,
     totals: Vec<Total>,
 }
@@ -44,6 +46,7 @@ pub fn render(state: &State) -> Result<String, fmt::Error> {
     let scrape = Scrape {
         status: state.engine.status(),
         source: state.source.borrow().clone(),
+        paused: state.paused.borrow().clone(),
         is_ready: state.not_ready().is_empty(),
         totals,
     };
@@ -131,6 +134,7 @@ impl Scrape {
         gauges(encoder, "flatfell_ready", "Whether /readyz says so", one(u64::from(self.is_ready)))?;
         let synced = u64::from(self.status.synced);
         gauges(encoder, "flatfell_synced", "Whether the kernel has the newest policy", one(synced))?;
+        self.node(encoder)?;
         let refused = self
             .source
             .refused
@@ -145,6 +149,20 @@ impl Scrape {
         gauges(encoder, "flatfell_manifest_problems", "What is wrong with the manifests", problems.into())?;
         let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         gauges(encoder, "flatfell_build_info", "The version that runs", [(build, 1)].into())
+    }
+
+    /// What an operator or another program did to this node.
+    fn node(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let paused = u64::from(self.paused.until.is_some());
+        let help = "Whether a pause is in effect: this node enforces no policy";
+        gauges(encoder, "flatfell_paused", help, [(Labels::new(), paused)].into())?;
+        let until = self.paused.until.and_then(|until| u64::try_from(until.as_second()).ok());
+        let help = "When the pause ends; no series without one";
+        let series = until.map(|until| (Labels::new(), until)).into_iter().collect();
+        gauges(encoder, "flatfell_paused_until_timestamp_seconds", help, series)?;
+        let engines = self.status.foreign_engines.iter().map(|engine| (vec![("engine", (*engine).to_owned())], 1));
+        let help = "Another policy engine's rules, or kube-proxy in IPVS mode, on this node; /readyz says what to do";
+        gauges(encoder, "flatfell_foreign_engine_info", help, engines.collect())
     }
 
     /// Packets and bytes of the counters that `labels` has labels for.

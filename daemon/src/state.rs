@@ -3,17 +3,19 @@
 //! In: what the [`crate::controller`] publishes about the source, and the engine's own snapshots. Out: a [`State`] that
 //! HTTP and metrics read at the moment they are asked. What always holds: readers change nothing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flatfell_rules::effective::RuleIdentity;
 use flatfell_rules::names;
 use flatfell_rules::object::ObjectName;
 use tokio::sync::watch;
 
+use crate::cluster::{OwnNode, WatchState};
 use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
-use crate::manifests::{Directory, Object, Problem};
+use crate::manifests::Severity;
+use crate::pause::Paused;
 use crate::totals::{Total, Totals};
 
 /// What is read of the engine; tests stand in for it.
@@ -34,53 +36,96 @@ impl EngineView for Engine {
     }
 }
 
-/// What is known of the directory.
+/// One thing that is wrong with what a source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// How bad.
+    pub severity: Severity,
+    /// Place, object, field and what is wrong, on one line.
+    pub text: String,
+}
+
+/// What is known of the source of objects: a directory, or the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceState {
-    /// Where it is.
-    pub root: PathBuf,
-    /// Whether it was read once.
+    /// The directory, or the server's address.
+    pub origin: String,
+    /// Whether everything was read once.
     pub read: bool,
-    /// Manifest files in it.
+    /// Manifest files; none with an API server.
     pub files: usize,
-    /// Objects in them that policy uses.
+    /// Objects that policy uses.
     pub objects: usize,
     /// Everything that is wrong.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Complaint>,
     /// What could never be read.
     pub unknown: Vec<String>,
     /// Policies that were refused, each once.
     pub refused: Vec<ObjectName>,
     /// Whether the rules of an earlier run stay in force until what is unknown can be read.
     pub held: bool,
+    /// How the watches of an API server stand; none with a directory.
+    pub watches: Vec<WatchState>,
+    /// The name of the own node, where the API server has no such node.
+    pub missing_node: Option<String>,
+    /// The own node, where the API server has it.
+    pub own_node: Option<OwnNode>,
 }
 
 impl SourceState {
-    /// What a directory shows.
-    pub fn of(directory: &Directory) -> Self {
-        let mut refused: Vec<ObjectName> = directory
-            .objects()
-            .filter_map(|object| match object.as_ref() {
-                Object::Policy(policy) => policy.refusal.as_ref().map(|_| policy.name.clone()),
-                Object::Pod(_) | Object::Namespace(_) => None,
-            })
-            .collect();
-        refused.sort();
-        Self {
-            root: directory.root().to_path_buf(),
-            read: true,
-            files: directory.file_count(),
-            objects: directory.objects().count(),
-            problems: directory.problems().iter().cloned().collect(),
-            unknown: directory.unknown(),
-            refused,
-            held: false,
-        }
-    }
-
     /// The same, and whether an earlier run's rules are held for it.
     pub fn held(self, held: bool) -> Self {
         Self { held, ..self }
+    }
+
+    /// Why what is known may not be what the source says.
+    fn not_ready(&self) -> Vec<String> {
+        let now = Instant::now();
+        let mut reasons: Vec<String> = self.watches.iter().filter_map(|watch| watch.reason(now)).collect();
+        if !self.read && self.watches.is_empty() {
+            reasons.push("the source is not read yet".to_owned());
+        }
+        if let Some(node) = &self.missing_node {
+            reasons.push(format!(
+                "the API server has no node {node}, so no pod is taken for one of this node: is --node (FLATFELL_NODE) the \
+                 name that `kubectl get nodes` shows?"
+            ));
+        }
+        reasons.extend(self.unknown.iter().map(|what| format!("{what}: correct it")));
+        if self.held {
+            let seconds = HOLD.as_secs();
+            reasons.push(format!(
+                "the rules of an earlier run stay in force until these can be read, or {seconds} s have passed"
+            ));
+        }
+        reasons
+    }
+}
+
+/// Complaints that are logged one by one at a time; the rest is counted.
+const LOGGED_MAX: usize = 50;
+
+/// Each complaint is logged when it appears and when it is gone, not while it stands.
+pub fn log_complaints(appeared: &[Complaint], solved: &[Complaint]) {
+    let is_note = |complaint: &&Complaint| complaint.severity == Severity::Note;
+    let mut logged = 0;
+    for complaint in appeared.iter().filter(|complaint| !is_note(complaint)).take(LOGGED_MAX) {
+        match complaint.severity {
+            Severity::Error => tracing::error!("{}", complaint.text),
+            Severity::Warning | Severity::Note => tracing::warn!("{}", complaint.text),
+        }
+        logged += 1;
+    }
+    let passed_over = appeared.iter().filter(is_note).count();
+    if passed_over > 0 {
+        tracing::info!(objects = passed_over, "objects passed over that policy has no use for");
+    }
+    let left = appeared.len().saturating_sub(passed_over).saturating_sub(logged);
+    if left > 0 {
+        tracing::error!(problems = left, "more problems; `flatfell status` lists them");
+    }
+    for complaint in solved.iter().filter(|complaint| !is_note(complaint)).take(LOGGED_MAX) {
+        tracing::info!("solved: {}", complaint.text);
     }
 }
 
@@ -91,6 +136,8 @@ pub struct State {
     pub node: Arc<str>,
     /// What the controller published last.
     pub source: watch::Receiver<Arc<SourceState>>,
+    /// Whether policy is paused.
+    pub paused: watch::Receiver<Paused>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
     /// What its counters add up to.
@@ -109,20 +156,17 @@ impl State {
         self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
     }
 
+    /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.paused.borrow().notes();
+        notes.extend(self.engine.status().warnings.iter().cloned());
+        notes
+    }
+
     /// Why the daemon is not ready; empty when it is.
     pub fn not_ready(&self) -> Vec<String> {
         let source = self.source.borrow().clone();
-        let mut reasons = Vec::new();
-        if !source.read {
-            reasons.push("the manifests are not read yet".to_owned());
-        }
-        reasons.extend(source.unknown.iter().map(|what| format!("{what}: correct it")));
-        if source.held {
-            let seconds = HOLD.as_secs();
-            reasons.push(format!(
-                "the rules of an earlier run stay in force until these files can be read, or {seconds} s have passed"
-            ));
-        }
+        let mut reasons = source.not_ready();
         let status = self.engine.status();
         reasons.extend(status.not_ready.iter().cloned());
         if source.read && !status.synced {

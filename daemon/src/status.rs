@@ -30,13 +30,17 @@ pub struct Report {
     pub not_ready: Vec<String>,
     /// What may bypass it.
     pub warnings: Vec<String>,
+    /// When the pause of policy ends (RFC 3339), if there is one.
+    pub paused_until: Option<String>,
+    /// What is to be said of the pause.
+    pub notes: Vec<String>,
     /// The number of the current generation.
     pub generation: u8,
     /// Which of the tables is in use.
     pub slot: String,
     /// Whether the kernel has the newest policy.
     pub synced: bool,
-    /// The directory.
+    /// Where objects come from.
     pub source: Source,
     /// The local pods as they are enforced.
     pub pods: Vec<PodReport>,
@@ -50,16 +54,16 @@ pub struct Report {
     pub counters_error: Option<String>,
 }
 
-/// The directory of manifests.
+/// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Where it is.
-    pub root: String,
-    /// Manifest files in it.
+    /// The directory of manifests, or the address of the API server.
+    pub origin: String,
+    /// Manifest files in it; none with an API server.
     pub files: usize,
     /// Objects that policy uses.
     pub objects: usize,
-    /// Errors, as `file:line: object: field: problem`.
+    /// Errors, each with its place, object and field.
     pub errors: Vec<String>,
     /// Warnings, likewise.
     pub warnings: Vec<String>,
@@ -154,12 +158,15 @@ pub fn report(state: &State) -> Report {
     };
     let status = state.engine.status();
     let not_ready = state.not_ready();
+    let paused = state.paused.borrow().clone();
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: state.node.to_string(),
         ready: not_ready.is_empty(),
         not_ready,
         warnings: status.warnings.clone(),
+        paused_until: paused.until.map(|until| until.to_string()),
+        notes: paused.notes(),
         generation: status.generation,
         slot: status.slot.to_owned(),
         synced: status.synced,
@@ -181,10 +188,15 @@ pub fn report(state: &State) -> Report {
 fn source(state: &State) -> Source {
     let source = state.source.borrow().clone();
     let of = |severity| {
-        source.problems.iter().filter(|problem| problem.severity == severity).map(ToString::to_string).collect()
+        source
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == severity)
+            .map(|problem| problem.text.clone())
+            .collect()
     };
     Source {
-        root: source.root.display().to_string(),
+        origin: source.origin.clone(),
         files: source.files,
         objects: source.objects,
         errors: of(Severity::Error),

@@ -38,13 +38,16 @@ pub struct LabConfig {
     pub bridge_nf_call: bool,
     /// Flannel's masquerading of what leaves the pod ranges.
     pub masquerade: bool,
+    /// The lab's own tunnels, bridges and pod links; without them real parts wire the nodes ([`crate::cluster`]).
+    pub wired: bool,
     /// How long a batch of probes waits after its last send or arrival before the rest counts as not delivered.
     pub grace: Duration,
 }
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { nodes: 2, pods: 4, bridge_nf_call: false, masquerade: false, grace: Duration::from_millis(60) }
+        let grace = Duration::from_millis(60);
+        Self { nodes: 2, pods: 4, bridge_nf_call: false, masquerade: false, wired: true, grace }
     }
 }
 
@@ -107,17 +110,27 @@ impl Lab {
         Netns::clean_leftovers();
         let lab = Self::bare(config)?;
         for node in lab.node_numbers() {
-            lab.batch(Place::Node(node), "ip", &wiring::node(node, lab.config.nodes, lab.switch.name()))?;
+            lab.batch(Place::Node(node), "ip", &lab.node_wiring(node))?;
         }
         lab.batch(Place::Outside, "ip", &wiring::outside(lab.config.nodes, lab.switch.name()))?;
         lab.switch.feed("ip", &["-batch", "-"], &wiring::switch(lab.config.nodes))?;
-        together(lab.node_numbers(), |node| lab.finish_node(node))?;
-        together(lab.places().into_iter().filter(|place| matches!(place, Place::Pod { .. })), |pod| {
-            lab.start_pod(pod)
-        })?;
-        lab.raise_bridges()?;
-        lab.greet()?;
+        if lab.config.wired {
+            together(lab.node_numbers(), |node| lab.finish_node(node))?;
+            together(lab.places().into_iter().filter(|place| matches!(place, Place::Pod { .. })), |pod| {
+                lab.start_pod(pod)
+            })?;
+        }
+        lab.raise_underlay()?;
+        if lab.config.wired {
+            lab.raise_bridges()?;
+            lab.greet()?;
+        }
         Ok(lab)
+    }
+
+    fn node_wiring(&self, node: u8) -> String {
+        let underlay = wiring::node(node, self.switch.name());
+        if self.config.wired { underlay + &wiring::overlay(node, self.config.nodes) } else { underlay }
     }
 
     /// All namespaces and their settings, without a link.
@@ -187,9 +200,13 @@ impl Lab {
         self.batch(pod, "ip", &wiring::pod(pod, node))
     }
 
-    fn raise_bridges(&self) -> Result<(), LabError> {
+    fn raise_underlay(&self) -> Result<(), LabError> {
         self.wait_for_links(&self.switch, Place::Outside)?;
         self.switch.feed("ip", &["-batch", "-"], "link set br0 up\n")?;
+        self.wait_for_ports(&self.switch, Place::Outside)
+    }
+
+    fn raise_bridges(&self) -> Result<(), LabError> {
         together(self.node_numbers(), |node| {
             let (place, space) = (Place::Node(node), self.netns(Place::Node(node))?);
             self.wait_for_links(space, place)?;
@@ -197,8 +214,7 @@ impl Lab {
             // The tunnel's IPv6 address is the pods' anycast router too, for which a node answers late by default.
             space.run(|| sysctl("net/ipv6/neigh/cni0/proxy_delay", "0"))??;
             self.wait_for_ports(space, place)
-        })?;
-        self.wait_for_ports(&self.switch, Place::Outside)
+        })
     }
 
     /// The kernel begins to use a link some time after it is up; until then it swallows packets.
@@ -267,17 +283,30 @@ impl Lab {
         pods.chain(self.node_numbers().map(Place::Node)).chain([Place::Outside]).collect()
     }
 
-    /// Adds a pod, ready when this returns.
-    pub fn add_pod(&mut self, node: u8, slot: u8) -> Result<Place, LabError> {
+    /// Adds a pod's namespace, without a link.
+    pub(crate) fn add_space(&mut self, node: u8, slot: u8) -> Result<Place, LabError> {
         let place = Place::pod(node, slot);
         if slot > 244 || self.node(node)?.pods.contains_key(&slot) {
             return Err(LabError::NotFree(place));
         }
         let made = Netns::create(&[netns::name(self.number, &place.to_string())])?.pop();
-        let space = made.ok_or(LabError::NotFree(place))?;
-        let plug = wiring::plug(place, slot, space.name());
-        self.node_mut(node)?.pods.insert(slot, space);
+        self.node_mut(node)?.pods.insert(slot, made.ok_or(LabError::NotFree(place))?);
         self.set_up(place)?;
+        Ok(place)
+    }
+
+    /// Removes a pod's namespace.
+    pub(crate) fn remove_space(&mut self, pod: Place) -> Result<(), LabError> {
+        let Place::Pod { node, slot } = pod else { return Err(LabError::NoSuchPlace(pod)) };
+        self.node_mut(node)?.pods.remove(&slot).ok_or(LabError::NoSuchPlace(pod))?;
+        crate::station::locked(&self.stations).remove(&pod);
+        Ok(())
+    }
+
+    /// Adds a pod, ready when this returns.
+    pub fn add_pod(&mut self, node: u8, slot: u8) -> Result<Place, LabError> {
+        let place = self.add_space(node, slot)?;
+        let plug = wiring::plug(place, slot, self.netns(place)?.name());
         self.batch(Place::Node(node), "ip", &plug)?;
         self.start_pod(place)?;
         self.wait_for_links(self.netns(place)?, place)?;
@@ -289,11 +318,9 @@ impl Lab {
     /// Removes a pod; its port is gone when this returns.
     pub fn remove_pod(&mut self, pod: Place) -> Result<(), LabError> {
         let Place::Pod { node, slot } = pod else { return Err(LabError::NoSuchPlace(pod)) };
-        let space = self.node_mut(node)?.pods.remove(&slot).ok_or(LabError::NoSuchPlace(pod))?;
-        crate::station::locked(&self.stations).remove(&pod);
+        self.netns(pod)?;
         self.batch(Place::Node(node), "ip", &format!("link delete {}\n", wiring::port_name(slot)))?;
-        drop(space);
-        Ok(())
+        self.remove_space(pod)
     }
 
     /// Gives a pod (or host) another address beside those it has, of the length its family has in the plan.

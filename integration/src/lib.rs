@@ -12,6 +12,7 @@
 //! # Ok::<(), flatfell_integration::LabError>(())
 //! ```
 
+pub mod cluster;
 pub mod inprocess;
 pub mod lab;
 pub mod netns;

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 /// Where iproute2 keeps its names.
@@ -120,11 +122,13 @@ impl Netns {
         self.run(|| feed(Command::new(program).args(arguments), &title, input))?
     }
 
-    /// Removes the namespaces of labs whose process is gone.
+    /// Removes the namespaces of labs whose process is gone, and what still runs in them.
     pub fn clean_leftovers() {
         let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return };
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        delete(names.iter().map(String::as_str).filter(|name| owner(name).is_some_and(|process| !alive(process))));
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let left: Vec<String> = names.filter(|name| owner(name).is_some_and(|process| !alive(process))).collect();
+        left.iter().for_each(|name| end_processes(name));
+        delete(left.iter().map(String::as_str));
     }
 
     /// Removes the names of several at once, with one process.
@@ -153,6 +157,14 @@ fn owner(name: &str) -> Option<u32> {
 
 fn alive(process: u32) -> bool {
     Path::new("/proc").join(process.to_string()).exists()
+}
+
+/// Kills what runs in a namespace: a test that was killed could not. Best effort, like [`delete`].
+fn end_processes(name: &str) {
+    let Ok(listing) = feed(Command::new("ip").args(["netns", "pids", name]), "ip", "") else { return };
+    for process in listing.lines().filter_map(|line| line.trim().parse().ok()) {
+        kill(Pid::from_raw(process), Signal::SIGKILL).ok();
+    }
 }
 
 /// Best effort: a name that is gone already is as good as removed.

@@ -70,13 +70,23 @@ pub enum NodeError {
     },
 }
 
-/// A daemon in a node's namespace, with a directory of manifests of its own.
+/// Where a daemon learns what to enforce.
+#[derive(Debug)]
+enum Source {
+    /// From a directory of its own.
+    Manifests,
+    /// From the API server of this kubeconfig.
+    Server(PathBuf),
+}
+
+/// A daemon in a node's namespace, with a directory of manifests of its own or an API server.
 #[derive(Debug)]
 pub struct FlatfellNode {
     space: Netns,
     name: String,
     flags: Vec<String>,
     directory: TempDir,
+    source: Source,
     process: Option<Child>,
     marks: u8,
 }
@@ -89,16 +99,7 @@ impl FlatfellNode {
 
     /// The same with more flags for `flatfell run`.
     pub fn start_with(lab: &Lab, node: u8, manifests: &[(&str, &str)], flags: &[&str]) -> Result<Self, NodeError> {
-        let directory = TempDir::new().map_err(failed("a directory for manifests"))?;
-        let mut this = Self {
-            space: lab.netns(Place::Node(node))?.again()?,
-            name: format!("node{node}"),
-            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
-            directory,
-            process: None,
-            marks: 0,
-        };
-        fs::create_dir(this.root()).map_err(failed("a directory for manifests"))?;
+        let mut this = Self::new(lab, node, Source::Manifests, flags)?;
         for (file, text) in manifests {
             this.write(file, text)?;
         }
@@ -106,9 +107,47 @@ impl FlatfellNode {
         Ok(this)
     }
 
-    /// The directory it follows.
+    /// Starts the daemon on a node with the API server of a kubeconfig, and waits until it is ready.
+    pub fn join(lab: &Lab, node: u8, kubeconfig: &Path, flags: &[&str]) -> Result<Self, NodeError> {
+        let this = Self::launch(lab, node, kubeconfig, flags)?;
+        this.wait_for("ready", |report| report.ready && report.synced)?;
+        Ok(this)
+    }
+
+    /// The same without waiting.
+    pub fn launch(lab: &Lab, node: u8, kubeconfig: &Path, flags: &[&str]) -> Result<Self, NodeError> {
+        let mut this = Self::new(lab, node, Source::Server(kubeconfig.to_owned()), flags)?;
+        this.begin()?;
+        Ok(this)
+    }
+
+    fn new(lab: &Lab, node: u8, source: Source, flags: &[&str]) -> Result<Self, NodeError> {
+        let this = Self {
+            space: lab.netns(Place::Node(node))?.again()?,
+            name: format!("node{node}"),
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            directory: TempDir::new().map_err(failed("a directory for manifests"))?,
+            source,
+            process: None,
+            marks: 0,
+        };
+        fs::create_dir(this.root()).map_err(failed("a directory for manifests"))?;
+        Ok(this)
+    }
+
+    /// Its node's name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory it follows, if it follows one.
     pub fn root(&self) -> PathBuf {
         self.directory.path().join("manifests")
+    }
+
+    /// The run directory of the daemon on this node.
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
     }
 
     /// Writes (or replaces) a file at once.
@@ -191,17 +230,33 @@ impl FlatfellNode {
     /// Starts it (again) and waits until it is ready and settled.
     pub fn restart(&mut self) -> Result<Report, NodeError> {
         self.end(Signal::SIGTERM)?;
+        self.begin()?;
+        match self.source {
+            Source::Manifests => {
+                self.settle()?;
+                self.wait_for("ready", |report| report.ready)
+            }
+            Source::Server(_) => self.wait_for("ready", |report| report.ready && report.synced),
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), NodeError> {
         let binary = binary()?;
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed("the log"))?;
         let mut command = Command::new(binary);
-        command.args(["run", "--node", &self.name, "--manifests"]).arg(self.root()).args(&self.flags);
+        command.args(["run", "--node", &self.name]);
+        match &self.source {
+            Source::Manifests => command.arg("--manifests").arg(self.root()),
+            Source::Server(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+        };
+        command.args(&self.flags);
+        command.arg("--run-dir").arg(self.run_dir());
         let errors = log.try_clone().map_err(failed("the log"))?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A child is born in the namespace of the thread that starts it.
         let child = self.space.run(|| command.spawn())?.map_err(failed("starting flatfell"))?;
         self.process = Some(child);
-        self.settle()?;
-        self.wait_for("ready", |report| report.ready)
+        Ok(())
     }
 
     /// Kills it without a chance to clean up.
@@ -214,16 +269,36 @@ impl FlatfellNode {
         self.end(Signal::SIGTERM)
     }
 
+    /// Starts another of its commands in the node's namespace, to run beside.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child, NodeError> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).env("FLATFELL_RUN_DIR", self.run_dir()).stdin(Stdio::null()).stdout(Stdio::null());
+        self.space.run(|| command.spawn())?.map_err(failed("starting a command"))
+    }
+
     /// Runs another of its commands in the node's namespace, and gives what it printed.
     pub fn command(&self, arguments: &[&str]) -> Result<String, NodeError> {
         let binary = binary()?;
-        Ok(self.space.feed(&binary.to_string_lossy(), arguments, "")?)
+        // Not every command has the flag; every command that has it reads the variable.
+        let run_dir = format!("FLATFELL_RUN_DIR={}", self.run_dir().display());
+        let binary = binary.to_string_lossy();
+        let words = [&[run_dir.as_str(), &binary], arguments].concat();
+        Ok(self.space.feed("env", &words, "")?)
+    }
+
+    /// Waits until it has stopped for another reason than this handle.
+    pub fn wait_until_stopped(&mut self) -> Result<(), NodeError> {
+        self.process.take().map_or(Ok(()), |child| self.wait_for_end(child))
     }
 
     fn end(&mut self, signal: Signal) -> Result<(), NodeError> {
-        let Some(mut child) = self.process.take() else { return Ok(()) };
+        let Some(child) = self.process.take() else { return Ok(()) };
         let process = i32::try_from(child.id()).map_err(|error| failed("a process id")(io::Error::other(error)))?;
         kill(Pid::from_raw(process), signal).map_err(|error| failed("a signal")(error.into()))?;
+        self.wait_for_end(child)
+    }
+
+    fn wait_for_end(&mut self, mut child: Child) -> Result<(), NodeError> {
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait().map_err(failed("waiting for flatfell"))?.is_none() {
             if Instant::now() > deadline {

@@ -62,7 +62,8 @@ fn split(name: &str) -> (&str, &str) {
 /// A probe and what shall become of it.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    probe: Probe,
+    /// What is sent.
+    pub probe: Probe,
     want: Want,
 }
 
@@ -157,20 +158,13 @@ impl Scene {
     /// Sends all at once, on fresh conntrack tables, and panics with each that went another way than expected.
     #[track_caller]
     pub fn expect(&self, what: &str, expected: &[Vec<Expected>]) {
-        for node in 1..=self.lab.config().nodes {
-            self.lab.flush_conntrack(node).expect("conntrack");
-        }
-        self.expect_along(what, expected);
+        expect(&self.lab, what, expected);
     }
 
     /// The same beside flows that are there already.
     #[track_caller]
     pub fn expect_along(&self, what: &str, expected: &[Vec<Expected>]) {
-        let expected = expected.concat();
-        let probes: Vec<Probe> = expected.iter().map(|expected| expected.probe.clone()).collect();
-        let outcomes = self.lab.probes(&probes).expect("probes");
-        let wrong: Vec<String> = expected.iter().zip(&outcomes).filter_map(|(e, o)| complaint(e, o)).collect();
-        assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+        no_complaint(what, &complaints(&self.lab, &expected.concat()));
     }
 
     /// A TCP connection from a place to a server at another.
@@ -185,6 +179,27 @@ impl Scene {
         }
         Ok(Talk { client, server })
     }
+}
+
+/// Sends all at once, on fresh conntrack tables of a lab, and panics with each that went another way than expected.
+#[track_caller]
+pub fn expect(lab: &Lab, what: &str, expected: &[Vec<Expected>]) {
+    for node in 1..=lab.config().nodes {
+        lab.flush_conntrack(node).expect("conntrack");
+    }
+    no_complaint(what, &complaints(lab, &expected.concat()));
+}
+
+/// Sends all at once and says of each that went another way than expected.
+pub fn complaints(lab: &Lab, expected: &[Expected]) -> Vec<String> {
+    let probes: Vec<Probe> = expected.iter().map(|expected| expected.probe.clone()).collect();
+    let outcomes = lab.probes(&probes).expect("probes");
+    expected.iter().zip(&outcomes).filter_map(|(e, o)| complaint(e, o)).collect()
+}
+
+#[track_caller]
+fn no_complaint(what: &str, wrong: &[String]) {
+    assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
 }
 
 fn complaint(expected: &Expected, outcome: &Outcome) -> Option<String> {

@@ -12,26 +12,35 @@ use crate::place::{Place, bridge_address_like, bridge_mac, mac_text, tunnel_addr
 const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
 
+/// The index of each node's bridge. Which index is free depends on the tunnels a kernel makes by itself, and
+/// docs/listing.nft shows it.
+const BRIDGE_INDEX: u32 = 100;
+
 /// The host's side of a pod's link, a port of `cni0`.
 pub fn port_name(slot: u8) -> String {
     format!("veth{slot}")
 }
 
-/// A node's side of everything but its pods; the cable's other end goes to the namespace `switch`.
-pub(crate) fn node(node: u8, nodes: u8, switch: &str) -> String {
+/// A node's side of the underlay; the cable's other end goes to the namespace `switch`.
+pub(crate) fn node(node: u8, switch: &str) -> String {
     let mut text = cable(Place::Node(node), switch);
     let router = Place::Outside;
     let _ = write!(
         text,
         "link set lo up
-link add cni0 address {mac} mtu 1450 type bridge
 route add default via {router4}
 route add default via {router6}
 ",
-        mac = mac_text(bridge_mac(node)),
         router4 = router.v4(),
         router6 = router.v6(),
     );
+    text
+}
+
+/// What stands on the underlay, but for the pods: the bridge and the tunnels.
+pub(crate) fn overlay(node: u8, nodes: u8) -> String {
+    let mut text =
+        format!("link add cni0 index {BRIDGE_INDEX} address {} mtu 1450 type bridge\n", mac_text(bridge_mac(node)));
     text.push_str(&tunnels(node));
     (1..=nodes).filter(|&peer| peer != node).for_each(|peer| text.push_str(&tunnel_peer(peer)));
     text

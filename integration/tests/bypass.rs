@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, pod_with};
-use flatfell_integration::{Lab, LabConfig, Place, Probe};
+use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place, Probe};
 use serde_json::Value;
 
 const A: Place = Place::pod(1, 0);
@@ -146,6 +146,33 @@ fn leftovers_of_other_engines_are_warned_of() {
     ] {
         warned_of(rules, words);
     }
+}
+
+/// What another engine left is a metric and a note of a node that is ready, and is logged once.
+#[test]
+fn leftovers_are_noted_on_a_ready_node() {
+    let lab = lab();
+    lab.nft(NODE, "table ip filter { chain KUBE-ROUTER-FORWARD { accept; }; chain cali-FORWARD { accept; }; }")
+        .unwrap();
+    lab.nft(NODE, "table inet kube-network-policies { }").unwrap();
+    let node = FlatfellNode::start(&lab, 1, &[]).unwrap();
+    let command = "iptables-save | grep -v -E 'KUBE-(ROUTER|POD-FW|NWPLCY)' | iptables-restore";
+    until("noted", || {
+        let body = node.get("/readyz").unwrap();
+        body.starts_with("ready\nnotes:\n") && body.contains(command)
+    });
+    let metrics = node.metrics().unwrap();
+    for engine in ["kube-router", "calico", "kube-network-policies"] {
+        let series = format!("flatfell_foreign_engine_info{{engine=\"{engine}\"}} 1\n");
+        assert!(metrics.contains(&series), "{series}{metrics}");
+    }
+    // Some looks later.
+    std::thread::sleep(Duration::from_millis(2500));
+    let log = node.log();
+    assert_eq!(log.matches("chains of kube-router in table ip filter").count(), 1, "{log}");
+    ip(&lab, "link add kube-ipvs0 type bridge");
+    until("not ready", || node.get("/readyz").unwrap().starts_with("not ready:\n- kube-proxy runs in IPVS mode"));
+    assert!(node.metrics().unwrap().contains("flatfell_foreign_engine_info{engine=\"ipvs\"} 1\n"));
 }
 
 /// A foreign flowtable: flows it takes up skip forward. Warned of.

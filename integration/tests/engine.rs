@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use flatfell::engine::{EngineConfig, EngineError};
+use flatfell::engine::{Cleanup, EngineConfig, EngineError};
 use flatfell::kernel::Kernel;
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, policy};
 use flatfell_integration::{Lab, LabConfig, Netns, Place, Probe};
@@ -52,9 +52,9 @@ fn from_a(name: &str, app: &str) -> Value {
 /// `flatfell cleanup`, once the lock is free: a process that another test is just starting still shares its socket.
 fn clean_up(lab: &Lab) -> Vec<String> {
     for _ in 0..100 {
-        match lab.netns(NODE).unwrap().run(flatfell::engine::cleanup).unwrap() {
+        match lab.netns(NODE).unwrap().run(|| Cleanup::begin().and_then(|cleanup| cleanup.run())).unwrap() {
             Err(EngineError::Lock(_)) => std::thread::sleep(Duration::from_millis(5)),
-            done => return done.unwrap(),
+            done => return done.unwrap().tables,
         }
     }
     panic!("the lock stays taken")

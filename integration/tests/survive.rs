@@ -118,6 +118,8 @@ fn an_unchanged_restart_commits_nothing() {
     command
         .args(["run", "--node", "node1", "--manifests"])
         .arg(node.root())
+        .arg("--run-dir")
+        .arg(node.run_dir())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut process = command.spawn().expect("a daemon");

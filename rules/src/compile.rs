@@ -13,8 +13,11 @@ use crate::ruleset::{Family, Ruleset, TableId};
 mod base;
 mod pod;
 mod sets;
+mod switched;
 #[cfg(test)]
 mod tests;
+
+pub use switched::{BridgeId, Switched};
 
 /// Bits of ct mark that hold the generation. Bits 23 to 12 and 11 to 0 are kept for the ids of the deciding egress and
 /// ingress rule; nothing writes them yet.
@@ -116,6 +119,8 @@ pub struct Layout {
     pub bridges: BTreeSet<String>,
     /// The ports of those bridges.
     pub ports: BTreeSet<String>,
+    /// The bridges whose filter was off before the daemon came: remembered, for no packet.
+    pub switched: Switched,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
 }
@@ -127,6 +132,7 @@ impl Default for Layout {
             generation: Generation::FIRST,
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
+            switched: Switched::default(),
             own_node_egress: true,
         }
     }
@@ -207,7 +213,8 @@ pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
         pod::add(&mut inet, effective, pod);
     }
     base::add_chains(&mut inet, effective, layout);
-    let (inet, mut counters) = inet.finish();
+    let (mut inet, mut counters) = inet.finish();
+    layout.switched.write_to(&mut inet);
     let mut bridge = sets::Builder::default();
     base::add_frame_guard(&mut bridge, layout);
     let (bridge, guard_counters) = bridge.finish();

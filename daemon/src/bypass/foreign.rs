@@ -32,6 +32,8 @@ const IPTABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
 /// A policy engine and how its remains are known.
 struct Engine {
     name: &'static str,
+    /// Its name as a metric's label.
+    label: &'static str,
     chains: &'static [&'static str],
     tables: &'static [&'static str],
     /// What finds its lines in the output of iptables-save.
@@ -41,14 +43,16 @@ struct Engine {
 const ENGINES: [Engine; 4] = [
     Engine {
         name: "kube-router",
+        label: "kube-router",
         chains: &["KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-"],
-        tables: &[],
+        tables: &["kube-router-filter-ipv4", "kube-router-filter-ipv6"],
         pattern: "KUBE-(ROUTER|POD-FW|NWPLCY)",
     },
-    Engine { name: "Calico", chains: &["cali-"], tables: &["calico"], pattern: "cali[-:]" },
-    Engine { name: "Weave Net", chains: &["WEAVE-NPC"], tables: &[], pattern: "WEAVE-NPC" },
+    Engine { name: "Calico", label: "calico", chains: &["cali-"], tables: &["calico"], pattern: "cali[-:]" },
+    Engine { name: "Weave Net", label: "weave-net", chains: &["WEAVE-NPC"], tables: &[], pattern: "WEAVE-NPC" },
     Engine {
         name: "kube-network-policies",
+        label: "kube-network-policies",
         chains: &[],
         tables: &["kube-network-policies", "kindnet-network-policies"],
         pattern: "kube-network-policies",
@@ -155,18 +159,22 @@ fn flowtable(all: &mut Vec<Bypass>, table: Table, attrs: Attrs<'_>) -> Result<()
         "flowtable {flowtable} of table {family} {name}: flows it takes up skip the forward hook, so they are not cut \
          when policy tightens and not counted. If nothing needs it: nft delete flowtable {family} {name} {flowtable}"
     );
-    all.push(Bypass::warning(Kind::Flowtable, message));
+    all.push(Bypass::warning(Kind::Flowtable, format!("{family} {name} {flowtable}"), message));
     Ok(())
 }
 
 fn leftover_table((family, name): &Table) -> Option<Bypass> {
-    let engine = ENGINES.iter().find(|engine| engine.tables.contains(&name.as_str()))?;
-    let (family, engine) = (family_name(*family), engine.name);
+    let Engine { name: engine, label, .. } = engine_of_table(name)?;
+    let family = family_name(*family);
     let message = format!(
         "table {family} {name} is of {engine}: its rules keep deciding beside ours. If {engine} no longer runs here: \
          nft delete table {family} {name}"
     );
-    Some(Bypass::warning(Kind::Leftover, message))
+    Some(Bypass::warning(Kind::Leftover, format!("{family} {name}"), message).of(label))
+}
+
+fn engine_of_table(name: &str) -> Option<&'static Engine> {
+    ENGINES.iter().find(|engine| engine.tables.contains(&name))
 }
 
 /// Chains that an engine left in one table: how many, and one of them.
@@ -177,6 +185,10 @@ struct Chains {
 
 fn leftover_chain(all: &mut BTreeMap<(Table, usize), Chains>, table: Table, attrs: Attrs<'_>) -> Result<(), Malformed> {
     let name = attrs.find_kind(NFTA_CHAIN_NAME)?.ok_or(Malformed("a chain without a name"))?.text()?;
+    // A whole table of an engine is said as such.
+    if engine_of_table(&table.1).is_some() {
+        return Ok(());
+    }
     let of = |engine: &Engine| engine.chains.iter().any(|prefix| name.starts_with(prefix));
     let Some(engine) = ENGINES.iter().position(of) else { return Ok(()) };
     let chains = all.entry((table, engine)).or_insert_with(|| Chains { count: 0, one: name.to_owned() });
@@ -196,7 +208,7 @@ fn chains_left((family, table): &Table, engine: &Engine, chains: &Chains) -> Byp
          no longer runs here: {command}",
         family_name(*family)
     );
-    Bypass::warning(Kind::Leftover, message)
+    Bypass::warning(Kind::Leftover, format!("{} {table}", family_name(*family)), message).of(engine.label)
 }
 
 /// Rules of one table that write bits of ct mark which are ours.
@@ -229,7 +241,7 @@ impl Writes {
              which {mark_mask:#010x} are ours: a foreign write that equals the current generation is a bypass, any \
              other makes flows be judged again. See: nft list chain {family} {table} {chain}"
         );
-        (*rules > 0).then(|| Bypass::warning(Kind::CtMark, message))
+        (*rules > 0).then(|| Bypass::warning(Kind::CtMark, format!("{family} {table}"), message))
     }
 }
 

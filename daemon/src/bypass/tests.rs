@@ -161,8 +161,119 @@ fn the_ruleset_is_read_again_only_when_it_changed_and_time_has_passed() {
         lookout.seen = past(lookout.seen.take());
         assert_eq!(lookout.look(&facts).expect("looked").len(), 1);
         lookout.seen = past(lookout.seen.take());
-        let marker = Bypass::warning(Kind::Leftover, "kept".into());
+        let marker = Bypass::warning(Kind::Leftover, String::new(), "kept".into());
         lookout.seen.as_mut().expect("looked").found.push(marker.clone());
         assert!(lookout.look(&facts).expect("looked").contains(&marker), "unchanged: not read again");
     });
+}
+
+/// What k3s's embedded kube-router leaves after `--disable-network-policy`, and Calico's Felix, beside Flannel's rules.
+const LEFT: &str = r#"*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:FLANNEL-FWD - [0:0]
+:KUBE-ROUTER-INPUT - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+:KUBE-ROUTER-OUTPUT - [0:0]
+:KUBE-NWPLCY-DEFAULT - [0:0]
+:KUBE-NWPLCY-VQEYPWTQGQJZTCNE - [0:0]
+:KUBE-POD-FW-YDUSHWXFDQF3BFGN - [0:0]
+:cali-FORWARD - [0:0]
+:cali-fw-cali0123456789a - [0:0]
+-A INPUT -m comment --comment "kube-router netpol - 4IA2OSFRMVNDXBVV" -j KUBE-ROUTER-INPUT
+-A FORWARD -m comment --comment "kube-router netpol - TEMCG2JMHZYE7H7T" -j KUBE-ROUTER-FORWARD
+-A FORWARD -m comment --comment "cali:wUHhoiAYhphO9Mso" -j cali-FORWARD
+-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+-A FLANNEL-FWD -s 10.42.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
+-A OUTPUT -m comment --comment "kube-router netpol - VEAAIY32XVBHCSCY" -j KUBE-ROUTER-OUTPUT
+-A KUBE-ROUTER-FORWARD -d 10.42.0.5/32 -m comment --comment "rule to jump traffic destined to POD name:a to chain KUBE-POD-FW-YDUSHWXFDQF3BFGN" -j KUBE-POD-FW-YDUSHWXFDQF3BFGN
+-A KUBE-POD-FW-YDUSHWXFDQF3BFGN -j KUBE-NWPLCY-VQEYPWTQGQJZTCNE
+-A KUBE-POD-FW-YDUSHWXFDQF3BFGN -j DROP
+-A cali-FORWARD -i cali+ -m comment --comment "cali:X3vB2lGcBrfkYquC" -j cali-fw-cali0123456789a
+COMMIT
+"#;
+
+/// Runs a shell's line with this input in the calling thread's network namespace; what it wrote.
+fn shell(line: &str, input: &str) -> String {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let mut command = Command::new("sh");
+    let mut child = command.args(["-c", line]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{line}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn chains_that_engines_left_in_the_tables_of_iptables_go_by_the_command_that_is_told() {
+    if std::process::Command::new("iptables-nft").arg("--version").output().is_err() {
+        println!("not run: Debian's iptables is not installed");
+        return;
+    }
+    in_namespace(|| {
+        for (restore, family) in [("iptables-nft-restore", "ip"), ("ip6tables-nft-restore", "ip6")] {
+            let text = if family == "ip" {
+                LEFT.to_owned()
+            } else {
+                LEFT.replace("10.42.0.5/32", "fd00::5/128").replace("10.42.0.0/16", "fd00::/64")
+            };
+            shell(restore, &text);
+        }
+        let found = look();
+        let engines: Vec<_> = found.iter().map(|bypass| (bypass.engine, bypass.place.as_str())).collect();
+        for expected in ["ip filter", "ip6 filter"].map(|place| [("calico", place), ("kube-router", place)]).concat() {
+            assert!(engines.contains(&(Some(expected.0), expected.1)), "{engines:?}");
+        }
+        assert_eq!(found.len(), 4, "{found:#?}");
+        for bypass in &found {
+            // Debian's names of iptables lead to whichever kind is the default; these are of the nft kind.
+            let (_, command) = bypass.message.rsplit_once(" no longer runs here: ").expect("a command");
+            shell(&command.replace("tables-", "tables-nft-"), "");
+        }
+        assert_eq!(look(), []);
+        for save in ["iptables-nft-save", "ip6tables-nft-save"] {
+            let left = shell(save, "");
+            assert!(left.contains("-A FLANNEL-FWD") && left.contains("-j FLANNEL-FWD"), "{left}");
+            assert!(!left.contains("KUBE-") && !left.contains("cali"), "{left}");
+        }
+    });
+}
+
+#[test]
+fn engines_with_tables_of_their_own_are_told_by_table() {
+    in_namespace(|| {
+        nft("table ip kube-router-filter-ipv4 {
+            chain KUBE-POD-FW-A { drop; };
+            chain KUBE-ROUTER-FORWARD { type filter hook forward priority 0; jump KUBE-POD-FW-A; };
+        }
+        table inet kube-network-policies { chain postrouting { type filter hook postrouting priority 95; queue num 100; }; }");
+        let found = look();
+        let engines: Vec<_> = found.iter().map(|bypass| (bypass.engine, bypass.place.as_str())).collect();
+        let wanted = [
+            (Some("kube-network-policies"), "inet kube-network-policies"),
+            (Some("kube-router"), "ip kube-router-filter-ipv4"),
+        ];
+        assert!(found.len() == 2 && wanted.iter().all(|wanted| engines.contains(wanted)), "{found:#?}");
+    });
+}
+
+#[test]
+fn virtual_services_are_ipvs_without_the_interface_too() {
+    let head = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port \
+                Forward Weight ActiveConn InActConn\n";
+    let directory = tempfile::tempdir().expect("a directory");
+    let facts = facts(Path::new(BRIDGE_SYSCTL), directory.path());
+    let write = |text: &str| fs::write(directory.path().join("ip_vs"), text).expect("written");
+    write(head);
+    assert_eq!(ipvs(&facts).expect("read"), None, "the module alone does nothing");
+    write(&format!(
+        "{head}TCP  0A60000A:0035 rr\n  -> 0AF40002:0035      Masq    1      0          0\nUDP  0A60000A:0035 rr\n"
+    ));
+    let bypass = ipvs(&facts).expect("read").expect("found");
+    assert!(bypass.blocks_readiness && bypass.engine == Some("ipvs"), "{bypass:?}");
+    assert!(bypass.message.contains("2 virtual services") && bypass.message.contains("ipvsadm --clear"), "{bypass:?}");
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod cleanup;
+mod pause;
 mod render;
 mod run;
 mod status;
@@ -25,7 +26,9 @@ pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Render(args) => render::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::Status(args) => status::execute(&args),
-        Command::Cleanup => cleanup::execute(),
+        Command::Pause(args) => pause::pause(&args),
+        Command::Resume(args) => pause::resume(&args),
+        Command::Cleanup(args) => cleanup::execute(&args),
     }
 }
 

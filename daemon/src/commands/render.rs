@@ -13,7 +13,7 @@ use flatfell_rules::ruleset::text;
 
 use super::terminal::print;
 use crate::config::{OwnNodeEgress, RenderArgs, RenderOutput};
-use crate::controller::change;
+use crate::manifests::change;
 use crate::manifests::{Directory, Severity, Update};
 
 /// Runs the command.

@@ -3,37 +3,44 @@
 //! In: flags. Out: rules in the kernel, until SIGTERM or SIGINT. What always holds: everything that can be wrong with the
 //! flags is found before the kernel is touched; the rules stay when it stops.
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use flatfell_rules::effective::Effective;
 use flatfell_rules::index::Index;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::block_in_place;
 
+use crate::cluster::{Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
-use crate::controller::Controller;
+use crate::control::{Answer, Handler, Request, Socket};
+use crate::controller::{Controller, Enforce, Source};
 use crate::engine::{self, Engine};
 use crate::http::Server;
-use crate::manifests::{Directory, Watch};
+use crate::manifests::Manifests;
+use crate::pause::{ANNOTATION, Pause, Resumed};
 use crate::state::{SourceState, State};
 
 /// How long answers may take to finish at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// How long the last transaction may take where a pause is ended at the end.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+
 /// Runs the command.
 pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    if !std::fs::metadata(&args.manifests)
-        .with_context(|| format!("--manifests {} cannot be read", args.manifests.display()))?
-        .is_dir()
-    {
-        bail!("--manifests {} is no directory", args.manifests.display());
-    }
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let engine = runtime.block_on(serve(args))?;
+    let engine = match &args.manifests {
+        Some(directory) => runtime.block_on(serve(args, manifests(directory))),
+        None => runtime.block_on(serve(args, cluster(args))),
+    }?;
     // Whoever still answers holds the engine.
     runtime.shutdown_timeout(LAST_ANSWERS);
     match Arc::into_inner(engine) {
@@ -44,38 +51,121 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts everything and follows the directory until a signal comes.
-async fn serve(args: &RunArgs) -> anyhow::Result<Arc<Engine>> {
+async fn manifests(directory: &Path) -> anyhow::Result<Manifests> {
+    let shown = directory.display();
+    if !std::fs::metadata(directory).with_context(|| format!("--manifests {shown} cannot be read"))?.is_dir() {
+        bail!("--manifests {shown} is no directory");
+    }
+    // inotify speaks of absolute paths.
+    Ok(Manifests::follow(&std::path::absolute(directory)?)?)
+}
+
+async fn cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
+    Ok(Cluster::follow(&args.api.access(), &args.node, Patience::default()).await?)
+}
+
+/// Starts everything and follows the source until a signal comes.
+async fn serve<S: Source>(
+    args: &RunArgs,
+    source: impl Future<Output = anyhow::Result<S>>,
+) -> anyhow::Result<Arc<Engine>> {
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let server = Server::bind(args.listen).await?;
-    // inotify speaks of absolute paths.
-    let manifests = std::path::absolute(&args.manifests)?;
-    let mut watch = Watch::new(&manifests)?;
+    let source = source.await?;
     let engine = Arc::new(Engine::start(args.engine())?);
+    // The lock is held now: what lies in the run directory is nobody's who runs here.
+    let socket = Socket::bind(&args.control.run_dir)?;
     // Before anything is submitted: what is there now is of an earlier run.
     let has_earlier_rules = engine::tables_exist()?;
-    let (sender, source) = watch::channel(Arc::new(SourceState::default()));
-    let state = State { node: args.node.as_str().into(), source, engine: engine.clone(), totals: Arc::default() };
-    tracing::info!(node = %args.node, manifests = %manifests.display(), "flatfell {}", env!("CARGO_PKG_VERSION"));
+    let control = Arc::new(Control { pause: Pause::new(Arc::clone(&engine)), stop: Notify::new() });
+    let (sender, published) = watch::channel(Arc::new(source.state()));
+    let mut annotated = published.clone();
+    tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
+    let state = State {
+        node: args.node.as_str().into(),
+        source: published,
+        paused: control.pause.shown(),
+        engine: engine.clone(),
+        totals: Arc::default(),
+    };
     let server = tokio::spawn(server.serve(state));
+    let commands = tokio::spawn(socket.serve(control.clone()));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
-    let controller = Controller::new(Directory::new(&manifests), index, Arc::clone(&engine), sender);
+    let controller = Controller::new(source, index, Arc::clone(&control), sender);
     let mut controller = controller.hold_for_unreadable(has_earlier_rules);
     let mut gone = engine.interface_gone();
-    follow(&mut controller, &mut watch, &mut gone, &mut signals).await;
+    follow(&mut controller, &mut annotated, &mut gone, &mut signals, &control).await;
     server.abort();
+    commands.abort();
+    // The socket's file is gone when the task is.
+    let _ = commands.await;
+    if let Some(effective) = control.pause.close() {
+        tracing::warn!("it stops while paused, and nobody would end the pause: policy is enforced again before");
+        block_in_place(|| engine.wait_enforced(&effective, LAST_COMMIT));
+    }
     Ok(engine)
 }
 
-async fn follow(
-    controller: &mut Controller<Engine>,
-    watch: &mut Watch,
+/// What the control socket moves.
+struct Control {
+    pause: Pause<Engine>,
+    stop: Notify,
+}
+
+impl Enforce for Control {
+    fn enforce(&self, effective: Arc<Effective>) {
+        self.pause.enforce(effective);
+    }
+}
+
+impl Handler for Control {
+    fn handle(&self, request: Request) -> Answer {
+        Answer::Done(match request {
+            Request::Pause { seconds } => {
+                let until = self.pause.pause(Duration::from_secs(seconds));
+                format!("paused until {until}: this node enforces no policy (`flatfell resume` ends it)")
+            }
+            Request::Resume => match self.pause.resume() {
+                Resumed::WasNotPaused => "there was no pause: policy is enforced".to_owned(),
+                Resumed::Enforcing => "the pause is over: policy is enforced again".to_owned(),
+                Resumed::StillAnnotated(until) => format!(
+                    "still paused until {until} by the Node's annotation: kubectl annotate node NAME {ANNOTATION}-"
+                ),
+            },
+            Request::Stop => "stopping; the rules stay".to_owned(),
+        })
+    }
+
+    fn answered(&self, request: Request) {
+        if request == Request::Stop {
+            self.stop.notify_one();
+        }
+    }
+}
+
+/// Hands over what the Node's annotation says, whenever it may have changed.
+async fn annotations(source: &mut watch::Receiver<Arc<SourceState>>, control: &Control) {
+    while source.changed().await.is_ok() {
+        let state = Arc::clone(&source.borrow_and_update());
+        let node = state.own_node.as_ref();
+        control.pause.annotation(node.and_then(|node| node.paused_until.as_deref()));
+    }
+    std::future::pending().await
+}
+
+async fn follow<S: Source>(
+    controller: &mut Controller<S, Control>,
+    annotated: &mut watch::Receiver<Arc<SourceState>>,
     gone: &mut mpsc::UnboundedReceiver<IpAddr>,
     (terminate, interrupt): &mut (Signal, Signal),
+    control: &Control,
 ) {
     let name = tokio::select! {
-        () = controller.run(watch, gone) => "nothing",
+        () = controller.run(gone) => "nothing",
+        () = annotations(annotated, control) => "nothing",
+        () = control.pause.follow() => "nothing",
+        () = control.stop.notified() => "a command to stop",
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };

@@ -65,6 +65,7 @@ fn tables(style: Style, report: &Report) -> String {
         }
     };
     section("Not ready", list(style, Colour::Red, &report.not_ready));
+    section("Notes", list(style, Colour::Yellow, &report.notes));
     section("Errors", list(style, Colour::Red, &report.source.errors));
     section("Warnings", list(style, Colour::Yellow, &[report.warnings.as_slice(), &report.source.warnings].concat()));
     section("Pods of this node", pods(style, &report.pods));
@@ -81,10 +82,8 @@ fn summary(style: Style, report: &Report) -> String {
         "node {} is {ready}{synced} (flatfell {}, table {}, generation {})\n",
         report.node, report.version, report.slot, report.generation
     );
-    text.push_str(&format!(
-        "{}: {} objects in {} files\n",
-        report.source.root, report.source.objects, report.source.files
-    ));
+    let files = if report.source.files > 0 { format!(" in {} files", report.source.files) } else { String::new() };
+    text.push_str(&format!("{}: {} objects{files}\n", report.source.origin, report.source.objects));
     text.push_str(&format!(
         "{} transactions with {} operations, {} failed, {} takeovers\n",
         transactions.committed, transactions.operations, transactions.failed, transactions.takeovers

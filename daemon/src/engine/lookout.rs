@@ -2,6 +2,7 @@
 //!
 //! In: what the engine's thread knows, latest wins. Out: what was found last. What always holds: it reads, and writes nothing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flatfell_rules::compile::GENERATION_MASK;
 use nix::sys::eventfd::EventFd;
 
-use crate::bypass::{BRIDGE_SYSCTL, Bypass, BypassError, Facts, Lookout, PROC_NET};
+use crate::bypass::{BRIDGE_SYSCTL, Bypass, BypassError, Facts, Kind, Lookout, PROC_NET};
 use crate::links::PodBridge;
 
 /// What the engine's thread knows of the node.
@@ -25,6 +26,25 @@ pub(super) struct Known {
 pub(super) struct Found {
     pub(super) bypasses: Vec<Bypass>,
     pub(super) fault: Option<String>,
+}
+
+/// What the log was told of: each thing once when it appears, and once when it is gone.
+#[derive(Default)]
+pub(super) struct Told(BTreeMap<(Kind, Option<&'static str>, String), String>);
+
+impl Told {
+    /// Tells what is new, and what is gone.
+    pub(super) fn tell(&mut self, bypasses: &[Bypass]) {
+        let key = |bypass: &Bypass| (bypass.kind, bypass.engine, bypass.place.clone());
+        let now: BTreeMap<_, _> = bypasses.iter().map(|bypass| (key(bypass), bypass.message.clone())).collect();
+        for (_, message) in now.iter().filter(|(key, _)| !self.0.contains_key(*key)) {
+            tracing::warn!("{message}");
+        }
+        for (_, message) in self.0.iter().filter(|(key, _)| !now.contains_key(*key)) {
+            tracing::info!("gone: {message}");
+        }
+        self.0 = now;
+    }
 }
 
 /// The thread's other end; it stops when this is dropped.

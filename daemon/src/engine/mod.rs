@@ -2,8 +2,9 @@
 //!
 //! In: [`Effective`] values, latest wins. Out: the kernel's tables, bridge flags and conntrack marks; a status, counters,
 //! and the addresses whose interface is gone. What always holds: rules are in place from the first commit until
-//! [`cleanup`], whatever happens to the process; one daemon a network namespace.
+//! [`Cleanup`], whatever happens to the process; one daemon a network namespace.
 
+mod cleanup;
 mod lookout;
 mod reconcile;
 mod status;
@@ -18,9 +19,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flatfell_rules::compile::{CounterMeaning, Slot};
-use flatfell_rules::diff::diff;
 use flatfell_rules::effective::Effective;
-use flatfell_rules::ruleset::{CounterValue, Ruleset};
+use flatfell_rules::ruleset::CounterValue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -29,6 +29,7 @@ use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
 use crate::netlink::NetlinkError;
 
+pub use cleanup::{Cleaned, Cleanup};
 pub use status::{EngineStatus, TransactionStats};
 
 /// How long a question to the engine's thread may take before it counts as hung.
@@ -229,17 +230,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Removes the daemon's tables of both slots and says which. Refuses while a daemon holds the lock.
-pub fn cleanup() -> Result<Vec<String>, EngineError> {
-    let _lock = Lock::take()?;
-    let mut kernel = Kernel::open()?;
-    let have = kernel.read(&table_ids(), &Ruleset::default())?;
-    for step in diff(&have, &Ruleset::default()).steps() {
-        kernel.commit(step)?;
-    }
-    Ok(have.tables.keys().map(ToString::to_string).collect())
 }
 
 /// Whether this network namespace has tables of the daemon's, of whatever run.

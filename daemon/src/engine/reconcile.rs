@@ -2,15 +2,18 @@
 //!
 //! In: [`Effective`] and the node's interfaces. Out: committed transactions, bridge flags, flows cut. What always holds: a refused
 //! transaction leaves the old rules in place and is tried again from what the kernel says it has; after
-//! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go.
+//! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go; a bridge's flag is switched on only
+//! when the table in the kernel remembers that it was off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatfell_rules::compile::{Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, compile};
-use flatfell_rules::diff::{Change, plan};
+use flatfell_rules::compile::{
+    BridgeId, Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, Switched, compile,
+};
+use flatfell_rules::diff::{Change, diff, plan};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table, TableId, Value};
 
@@ -40,6 +43,8 @@ pub(super) struct Reconciler {
     have: Option<Ruleset>,
     slot: Slot,
     generation: Generation,
+    /// The bridges whose filter was off before; what the tables remember and what they shall.
+    switched: Switched,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
     values: BTreeMap<String, CounterValue>,
     refusals: u32,
@@ -67,6 +72,7 @@ impl Reconciler {
             have: None,
             slot: Slot::A,
             generation: Generation::FIRST,
+            switched: Switched::default(),
             meanings: Arc::default(),
             values: BTreeMap::new(),
             refusals: 0,
@@ -85,8 +91,7 @@ impl Reconciler {
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
         let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
-        self.bridge_fault = switch_filter_on(wanted, &bridges, links).err();
-        match self.turn(wanted, &bridges, links) {
+        match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
                 self.refusals = 0;
                 self.failures = 0;
@@ -148,11 +153,52 @@ impl Reconciler {
         Ok(CounterSnapshot { values, meanings: Arc::clone(&self.meanings) })
     }
 
-    fn turn(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), TurnError> {
+    /// What the kernel has, and the filter of the pod bridges on: before the first rules, or packets between pods
+    /// would pass by them.
+    fn prepare(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<Ruleset, TurnError> {
         let have = match self.have.take() {
             Some(have) => have,
             None => self.read_back(wanted, bridges, links)?,
         };
+        self.switched.retain(|bridge| links.is_bridge(bridge));
+        let (v4, v6) = families(&wanted.addresses());
+        let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
+        let have = self.remember(have, &off)?;
+        let switched_on = off.iter().try_for_each(|off| {
+            links
+                .set_nf_call(off.bridge, off.v4.then_some(true), off.v6.then_some(true))
+                .map_err(|error| format!("bridge {}: its traffic does not reach policy: {error}", off.bridge.name))
+        });
+        self.bridge_fault = switched_on.err();
+        Ok(have)
+    }
+
+    /// Has the table in force remember these flags, in a transaction of its own: whoever dies after it leaves no flag
+    /// behind that nobody knows of.
+    fn remember(&mut self, have: Ruleset, off: &[Off<'_>]) -> Result<Ruleset, TurnError> {
+        let mut switched = self.switched.clone();
+        off.iter().for_each(|off| off.note(&mut switched));
+        let remembered = have.tables.get(&self.slot.inet()).map(Switched::of);
+        if off.is_empty() || remembered.is_some_and(|remembered| remembered == switched) {
+            return Ok(have);
+        }
+        let mut want = have.clone();
+        switched.write_to(want.tables.entry(self.slot.inet()).or_default());
+        let change = diff(&have, &want);
+        for step in change.steps() {
+            self.commit(step)?;
+        }
+        self.switched = switched;
+        Ok(change.result)
+    }
+
+    fn turn(
+        &mut self,
+        have: Ruleset,
+        wanted: &Effective,
+        bridges: &[PodBridge],
+        links: &Links,
+    ) -> Result<(), TurnError> {
         let layout = self.layout(bridges, links);
         let Compiled { ruleset, counters } = compile(wanted, &layout);
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
@@ -181,7 +227,10 @@ impl Reconciler {
     /// conntrack are from another life and would pass as current.
     fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Ruleset, TurnError> {
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
-        if untyped.tables.is_empty() {
+        // Of both slots: a takeover may have been cut short.
+        untyped.tables.values().for_each(|table| self.switched.extend(Switched::of(table)));
+        // A table without a generation is one that only remembers bridges.
+        if !untyped.tables.values().any(|table| generation_of(table).is_some()) {
             self.generation = Generation::FIRST;
             self.sweep_fault =
                 self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}"));
@@ -242,6 +291,7 @@ impl Reconciler {
             generation: self.generation,
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
+            switched: self.switched.clone(),
             own_node_egress: self.config.own_node_egress,
         }
     }
@@ -282,17 +332,26 @@ pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
     (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
 }
 
-/// Bridged packets reach the inet hooks only where the bridge's own switch says so. It is set on pod bridges alone, for
-/// the families in use there.
-fn switch_filter_on(wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<(), String> {
-    let (v4, v6) = families(&wanted.addresses());
-    for bridge in bridges {
-        let missing = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
-        if missing != (false, false) {
-            links
-                .set_nf_call(bridge, missing.0, missing.1)
-                .map_err(|error| format!("bridge {}: its traffic does not reach policy: {error}", bridge.name))?;
+/// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.
+struct Off<'a> {
+    bridge: &'a PodBridge,
+    v4: bool,
+    v6: bool,
+}
+
+impl<'a> Off<'a> {
+    fn of(bridge: &'a PodBridge, v4: bool, v6: bool) -> Option<Self> {
+        let (v4, v6) = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
+        (v4 || v6).then_some(Self { bridge, v4, v6 })
+    }
+
+    fn note(&self, switched: &mut Switched) {
+        let id = BridgeId { name: self.bridge.name.clone(), index: self.bridge.index };
+        if self.v4 {
+            switched.v4.insert(id.clone());
+        }
+        if self.v6 {
+            switched.v6.insert(id);
         }
     }
-    Ok(())
 }

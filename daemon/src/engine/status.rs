@@ -2,6 +2,7 @@
 //!
 //! In: what the engine's thread sees. Out: a value that readiness, metrics and `flatfell status` read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flatfell_rules::compile::Slot;
@@ -17,6 +18,8 @@ pub struct EngineStatus {
     pub not_ready: Vec<String>,
     /// What an operator should look at, though policy holds.
     pub warnings: Vec<String>,
+    /// Other policy engines that left rules here, by their metric label.
+    pub foreign_engines: BTreeSet<&'static str>,
     /// The number of the current generation; 0 before the first commit.
     pub generation: u8,
     /// The name of the daemon's tables.
@@ -35,6 +38,7 @@ impl EngineStatus {
         Self {
             not_ready: vec!["no policy has been enforced yet: the first transaction is still to come".to_owned()],
             warnings: Vec::new(),
+            foreign_engines: BTreeSet::new(),
             generation: 0,
             slot: Slot::A.table_name(),
             enforced: None,

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::lookout::{Known, LookoutThread};
+use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
 use crate::bypass::IPVS_INTERFACE;
@@ -74,6 +74,7 @@ struct Worker {
     look_due: Instant,
     check_due: Instant,
     link_fault: Option<String>,
+    told: Told,
     _lock: Lock,
 }
 
@@ -100,6 +101,7 @@ impl Worker {
             look_due: Instant::now(),
             check_due: Instant::now(),
             link_fault: None,
+            told: Told::default(),
             _lock: lock,
         })
     }
@@ -206,11 +208,13 @@ impl Worker {
     }
 
     /// Everything reads what stands here.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let mut status = self.reconciler.status();
         status.synced = self.wanted.is_some() && self.due.is_none();
         status.not_ready.extend(self.link_fault.clone());
         let found = self.lookout.found();
+        self.told.tell(&found.bypasses);
+        status.foreign_engines = found.bypasses.iter().filter_map(|bypass| bypass.engine).collect();
         status.warnings.extend(found.fault);
         for bypass in found.bypasses {
             let list = if bypass.blocks_readiness { &mut status.not_ready } else { &mut status.warnings };

@@ -19,6 +19,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use flatfell_rules::compile::BridgeId;
 use ipnetwork::{IpNetwork, IpNetworkError};
 use netlink_packet_core::{DecodeError, Emitable};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -73,8 +74,8 @@ pub enum LinkError {
     /// An address with an impossible prefix length.
     #[error("rtnetlink address: {0}")]
     Prefix(#[source] IpNetworkError),
-    /// A bridge's flags could not be switched on.
-    #[error("bridge {bridge}: cannot switch on nf_call_iptables/nf_call_ip6tables: {source}")]
+    /// A bridge's flags could not be set.
+    #[error("bridge {bridge}: cannot set nf_call_iptables/nf_call_ip6tables: {source}")]
     NfCall {
         /// The bridge's name.
         bridge: String,
@@ -233,10 +234,22 @@ impl Links {
         self.behind.take_gone()
     }
 
-    /// Switches on a pod bridge's nf-call flags of the families asked for, and touches nothing else of it. The new
-    /// flags show after the next [`Links::process`].
-    pub fn set_nf_call(&mut self, bridge: &PodBridge, v4: bool, v6: bool) -> Result<(), LinkError> {
-        let flags = [v4.then_some(InfoBridge::NfCallIpTables(true)), v6.then_some(InfoBridge::NfCallIp6Tables(true))];
+    /// Whether this bridge still lives: one of this name with this index.
+    pub fn is_bridge(&self, id: &BridgeId) -> bool {
+        self.bridge(id).is_some()
+    }
+
+    /// A bridge that still lives, as it is now.
+    pub fn bridge(&self, id: &BridgeId) -> Option<PodBridge> {
+        let link = self.state.links.get(&id.index).filter(|link| link.name == id.name)?;
+        let NfCall { v4, v6 } = link.bridge?;
+        Some(PodBridge { name: id.name.clone(), index: id.index, nf_call_iptables: v4, nf_call_ip6tables: v6 })
+    }
+
+    /// Sets a pod bridge's nf-call flags of the families given, and touches nothing else of it. The new flags show
+    /// after the next [`Links::process`].
+    pub fn set_nf_call(&mut self, bridge: &PodBridge, v4: Option<bool>, v6: Option<bool>) -> Result<(), LinkError> {
+        let flags = [v4.map(InfoBridge::NfCallIpTables), v6.map(InfoBridge::NfCallIp6Tables)];
         let data = InfoData::Bridge(flags.into_iter().flatten().collect());
         let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
         let mut message = LinkMessage::default();

@@ -75,10 +75,10 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
         let flags = |bridge: PodBridge| (bridge.nf_call_iptables, bridge.nf_call_ip6tables);
         let bridge = cni0(&links);
         assert_eq!(flags(bridge.clone()), (false, false));
-        links.set_nf_call(&bridge, true, false).expect("root may");
+        links.set_nf_call(&bridge, Some(true), None).expect("root may");
         assert!(links.process().expect("events").links);
         assert_eq!(flags(cni0(&links)), (true, false));
-        links.set_nf_call(&bridge, false, true).expect("root may");
+        links.set_nf_call(&bridge, None, Some(true)).expect("root may");
         links.process().expect("events");
         assert_eq!(flags(cni0(&links)), (true, true));
         assert_eq!(flags(links.pod_bridges(&["docker0".to_owned()], &BTreeSet::new()).remove(0)), (false, false));
@@ -87,8 +87,8 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
         assert_eq!(flags(cni0(&links)), (false, true));
         ip("link del cni0");
         links.process().expect("events");
-        let refused = links.set_nf_call(&bridge, true, true).expect_err("the bridge is gone");
-        assert!(refused.to_string().starts_with("bridge cni0: cannot switch on"), "{refused}");
+        let refused = links.set_nf_call(&bridge, Some(true), Some(true)).expect_err("the bridge is gone");
+        assert!(refused.to_string().starts_with("bridge cni0: cannot set"), "{refused}");
     });
 }
 

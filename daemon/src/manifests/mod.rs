@@ -13,6 +13,7 @@
 
 mod directory;
 mod duplicates;
+mod follow;
 mod object;
 mod problem;
 mod read;
@@ -21,6 +22,7 @@ mod watch;
 pub mod yaml;
 
 pub use directory::{Directory, Refresh, Update};
+pub use follow::{Manifests, change};
 pub use object::{Key, Kind, Object};
 pub use problem::{Place, Problem, Severity};
 pub use scan::Scope;

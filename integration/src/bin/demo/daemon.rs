@@ -40,6 +40,8 @@ impl<'a> Daemon<'a> {
             .arg(&binary)
             .args(["run", "--node", &format!("node{node}"), "--manifests"])
             .arg(manifests)
+            .arg("--run-dir")
+            .arg(log.with_extension("run"))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(log)?)
             .stderr(std::fs::File::options().append(true).open(log)?)

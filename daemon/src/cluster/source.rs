@@ -1,0 +1,140 @@
+//! The watches of all resources as one source.
+//!
+//! In: messages of the watches. Out: changes in one order, namespaces first, and a [`SourceState`]. What always holds: the
+//! state says for each watch whether it works, and for all of them whether everything was listed once.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use flatfell_rules::index::Change;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::access::{Access, AccessError};
+use super::follow::{Follow, Message, Patience};
+use super::ledger::{Findings, News};
+use super::node::OwnNode;
+use super::resource::Resource;
+use super::watch_state::WatchState;
+use crate::controller::Source;
+use crate::state::{Complaint, SourceState, log_complaints};
+
+/// Messages that may wait; then the watches wait.
+const WAITING: usize = 1024;
+
+/// The API server as a source.
+pub struct Cluster {
+    server: String,
+    node: String,
+    messages: mpsc::Receiver<Message>,
+    watches: BTreeMap<Resource, WatchState>,
+    findings: BTreeMap<Resource, Findings>,
+    own_node: Option<OwnNode>,
+    /// Changes that were received and not handed out yet.
+    pending: Vec<(Resource, Change)>,
+    /// What shall be logged with the next step.
+    appeared: Vec<Complaint>,
+    solved: Vec<Complaint>,
+    was_read: bool,
+    _tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    /// Starts to follow the API server for the node of this name.
+    pub async fn follow(access: &Access, node: &str, patience: Patience) -> Result<Self, AccessError> {
+        // What cannot heal is found here.
+        let (_, server) = access.client().await?;
+        let (sender, messages) = mpsc::channel(WAITING);
+        let mut tasks = JoinSet::new();
+        for resource in Resource::ALL {
+            tasks.spawn(Follow::new(resource, node, access.clone(), patience, sender.clone()).run());
+        }
+        Ok(Self {
+            server,
+            node: node.to_owned(),
+            messages,
+            watches: Resource::ALL.into_iter().map(|resource| (resource, WatchState::new(resource))).collect(),
+            findings: BTreeMap::new(),
+            own_node: None,
+            pending: Vec::new(),
+            appeared: Vec::new(),
+            solved: Vec::new(),
+            was_read: false,
+            _tasks: tasks,
+        })
+    }
+
+    fn is_read(&self) -> bool {
+        self.watches.values().filter(|watch| watch.resource.is_needed()).all(|watch| watch.listed)
+    }
+
+    fn take_message(&mut self, message: Message) {
+        let resource = message.watch.resource;
+        for news in message.news {
+            match news {
+                News::Change(change) => self.pending.push((resource, change)),
+                News::Node(node) => self.own_node = node,
+            }
+        }
+        if let Some(findings) = message.findings {
+            let old = self.findings.insert(resource, findings).unwrap_or_default();
+            let new = &self.findings[&resource].problems;
+            self.appeared.extend(new.iter().filter(|problem| !old.problems.contains(problem)).cloned());
+            self.solved.extend(old.problems.into_iter().filter(|problem| !new.contains(problem)));
+        }
+        self.watches.insert(resource, message.watch);
+    }
+}
+
+impl Source for Cluster {
+    async fn changed(&mut self) {
+        match self.messages.recv().await {
+            Some(message) => self.take_message(message),
+            // The watches end with this source, not before.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self) -> Vec<Change> {
+        while let Ok(message) = self.messages.try_recv() {
+            self.take_message(message);
+        }
+        log_complaints(&mem::take(&mut self.appeared), &mem::take(&mut self.solved));
+        if self.is_read() && !mem::replace(&mut self.was_read, true) {
+            let count = |resource| self.watches[&resource].objects;
+            tracing::info!(
+                pods = count(Resource::Pods),
+                namespaces = count(Resource::Namespaces),
+                networkpolicies = count(Resource::Policies),
+                "all lists are complete"
+            );
+        } else if !self.is_read() {
+            self.was_read = false;
+        }
+        // Whether a policy that is deleted keeps its effect depends on its namespace.
+        let mut pending = mem::take(&mut self.pending);
+        pending.sort_by_key(|(resource, _)| match resource {
+            Resource::Namespaces => 0,
+            Resource::Policies => 1,
+            Resource::Pods | Resource::Node => 2,
+        });
+        pending.into_iter().map(|(_, change)| change).collect()
+    }
+
+    fn state(&self) -> SourceState {
+        let findings = || self.findings.values();
+        let node_is_missing = self.watches[&Resource::Node].listed && self.own_node.is_none();
+        SourceState {
+            origin: self.server.clone(),
+            read: self.is_read(),
+            objects: self.watches.values().filter(|watch| watch.resource.is_needed()).map(|watch| watch.objects).sum(),
+            problems: findings().flat_map(|findings| findings.problems.iter().cloned()).collect(),
+            unknown: findings().flat_map(|findings| findings.unknown.iter().cloned()).collect(),
+            refused: findings().flat_map(|findings| findings.refused.iter().cloned()).collect(),
+            watches: self.watches.values().cloned().collect(),
+            missing_node: node_is_missing.then(|| self.node.clone()),
+            own_node: self.own_node.clone(),
+            ..SourceState::default()
+        }
+    }
+}

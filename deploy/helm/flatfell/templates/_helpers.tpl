@@ -1,0 +1,40 @@
+{{- define "flatfell.labels" -}}
+app.kubernetes.io/name: flatfell
+{{- end }}
+
+{{/* ADDRESS:PORT; an IPv6 address in brackets. */}}
+{{- define "flatfell.listen" -}}
+{{- $address := .Values.metrics.address -}}
+{{- if contains ":" $address }}{{ printf "[%s]" $address }}{{ else }}{{ $address }}{{ end }}:{{ .Values.metrics.port }}
+{{- end }}
+
+{{/* Where the kubelet asks: what listens on all addresses listens on the loopback one. */}}
+{{- define "flatfell.probed" -}}
+{{- $address := .Values.metrics.address -}}
+{{- if eq $address "0.0.0.0" }}127.0.0.1{{ else if eq $address "::" }}::1{{ else }}{{ $address }}{{ end }}
+{{- end }}
+
+{{- define "flatfell.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What was set, by environment variable. */}}
+{{- define "flatfell.settings" -}}
+{{- $settings := dict
+      "FLATFELL_API_SERVER" .Values.apiServer
+      "FLATFELL_ESTABLISHED" .Values.established
+      "FLATFELL_LOG_FORMAT" .Values.log.format
+      "FLATFELL_LOG_LEVEL" .Values.log.level
+      "FLATFELL_OWN_NODE_EGRESS" .Values.ownNodeEgress
+      "FLATFELL_POD_BRIDGES" (join "," .Values.podBridges)
+      "FLATFELL_STARTUP_TAINT" .Values.startupTaint
+      "FLATFELL_TERMINATING" .Values.terminating }}
+{{- range $name, $value := $settings }}
+{{- if $value }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
