@@ -227,7 +227,8 @@ impl FlatfellNode {
         let binary = binary()?;
         // Not every command has the flag; every command that has it reads the variable.
         let run_dir = format!("FLATFELL_RUN_DIR={}", self.run_dir().display());
-        let words = [&[run_dir.as_str(), &binary.to_string_lossy()], arguments].concat();
+        let binary = binary.to_string_lossy();
+        let words = [&[run_dir.as_str(), &binary], arguments].concat();
         Ok(self.space.feed("env", &words, "")?)
     }
 

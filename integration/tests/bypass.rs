@@ -152,7 +152,8 @@ fn leftovers_of_other_engines_are_warned_of() {
 #[test]
 fn leftovers_are_noted_on_a_ready_node() {
     let lab = lab();
-    lab.nft(NODE, "table ip filter { chain KUBE-ROUTER-FORWARD { accept; }; chain cali-FORWARD { accept; }; }").unwrap();
+    lab.nft(NODE, "table ip filter { chain KUBE-ROUTER-FORWARD { accept; }; chain cali-FORWARD { accept; }; }")
+        .unwrap();
     lab.nft(NODE, "table inet kube-network-policies { }").unwrap();
     let node = FlatfellNode::start(&lab, 1, &[]).unwrap();
     let command = "iptables-save | grep -v -E 'KUBE-(ROUTER|POD-FW|NWPLCY)' | iptables-restore";
