@@ -102,7 +102,7 @@ fn tables_of_others_are_never_touched() {
     let mut daemon = start(&lab, defaults(), &[deny_all("p1")]);
     daemon.enforce(&[from_a("in", "p1"), deny_all("p0")]).unwrap();
     assert_eq!(foreign(), listed);
-    let refused = lab.netns(NODE).unwrap().run(flatfell::engine::cleanup).unwrap();
+    let refused = lab.netns(NODE).unwrap().run(Cleanup::begin).unwrap();
     assert!(matches!(refused, Err(EngineError::Lock(_))), "{refused:?}");
     drop(daemon);
     assert!(nft(&lab, "list tables").contains("table inet flatfell-1a"), "stopping leaves the rules");

@@ -58,6 +58,8 @@ fn pods(numbers: &[u8]) -> String {
 fn bridge(lab: &Lab, name: &str, number: u8, flags: [u8; 2]) {
     ip(lab, &format!("link add {name} type bridge nf_call_iptables {} nf_call_ip6tables {}", flags[0], flags[1]));
     ip(lab, &format!("address add 10.{number}.0.1/24 dev {name}"));
+    // Of a bridge that is down the kernel tells nobody that its flags changed.
+    ip(lab, &format!("link set {name} up"));
 }
 
 /// Bridges in each state before, then Flatfell and its cleanup, by `clean`.

@@ -246,11 +246,13 @@ fn chains_that_engines_left_in_the_tables_of_iptables_go_by_the_command_that_is_
 #[test]
 fn engines_with_tables_of_their_own_are_told_by_table() {
     in_namespace(|| {
-        nft("table ip kube-router-filter-ipv4 {
+        nft(
+            "table ip kube-router-filter-ipv4 {
             chain KUBE-POD-FW-A { drop; };
             chain KUBE-ROUTER-FORWARD { type filter hook forward priority 0; jump KUBE-POD-FW-A; };
         }
-        table inet kube-network-policies { chain postrouting { type filter hook postrouting priority 95; queue num 100; }; }");
+        table inet kube-network-policies { chain postrouting { type filter hook postrouting priority 95; counter; }; }",
+        );
         let found = look();
         let engines: Vec<_> = found.iter().map(|bypass| (bypass.engine, bypass.place.as_str())).collect();
         let wanted = [

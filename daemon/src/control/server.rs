@@ -114,13 +114,14 @@ fn prepare(dir: &Path) -> Result<(), ControlError> {
 }
 
 async fn connection(mut stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
+    // Read before it is refused: an answer to a client that still writes would be lost.
+    let mut line = String::new();
+    BufReader::new((&mut stream).take(LINE_BYTES)).read_line(&mut line).await?;
     let peer = stream.peer_cred()?.uid();
     if peer != Uid::effective().as_raw() {
         tracing::warn!(user = peer, "somebody else's process knocked at the control socket");
         return reply(&mut stream, &Answer::Refused("only the daemon's own user may do that".to_owned())).await;
     }
-    let mut line = String::new();
-    BufReader::new((&mut stream).take(LINE_BYTES)).read_line(&mut line).await?;
     match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             let sent = reply(&mut stream, &handler.handle(request)).await;

@@ -28,7 +28,8 @@ pub(super) struct Found {
     pub(super) fault: Option<String>,
 }
 
-/// What the log was told of: each thing once when it appears, and once when it is gone.
+/// What the log was told of: each thing once when it appears, and once when it is gone. A bridge's flag is left out: it
+/// is off for a moment at every start and with every new bridge, and when it stays off the status says so.
 #[derive(Default)]
 pub(super) struct Told(BTreeMap<(Kind, Option<&'static str>, String), String>);
 
@@ -36,7 +37,8 @@ impl Told {
     /// Tells what is new, and what is gone.
     pub(super) fn tell(&mut self, bypasses: &[Bypass]) {
         let key = |bypass: &Bypass| (bypass.kind, bypass.engine, bypass.place.clone());
-        let now: BTreeMap<_, _> = bypasses.iter().map(|bypass| (key(bypass), bypass.message.clone())).collect();
+        let lasting = bypasses.iter().filter(|bypass| bypass.kind != Kind::NfCall);
+        let now: BTreeMap<_, _> = lasting.map(|bypass| (key(bypass), bypass.message.clone())).collect();
         for (_, message) in now.iter().filter(|(key, _)| !self.0.contains_key(*key)) {
             tracing::warn!("{message}");
         }
