@@ -130,7 +130,7 @@ impl World {
     fn between_pods(&mut self) {
         let web = json!({"podSelector": {"matchLabels": {"app": "web"}}});
         self.policy(json!({"podSelector": {"matchLabels": {"app": "db"}},
-            "ingress": [{"from": [web], "ports": [{"port": TARGET}]}]}));
+            "ingress": [{"from": [web], "ports": target()}]}));
         let mut expected = Vec::new();
         for from in [WEB, FAR_WEB] {
             expected.extend([
@@ -198,7 +198,7 @@ impl World {
     fn outwards(&mut self) {
         let to = |peer: Value| {
             json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"],
-                "egress": [{"to": peer, "ports": [{"port": TARGET}]}]})
+                "egress": [{"to": peer, "ports": target()}]})
         };
         self.policy(to(json!([{"podSelector": {"matchLabels": {"app": "db"}}}])));
         for from in [WEB, FAR_WEB] {
@@ -210,6 +210,11 @@ impl World {
             [no(to_service(WEB)), no(to_service(FAR_WEB)), yes(to_service(OTHER)), yes(to_service(FAR_OTHER))];
         self.expect("the Service's own address decides nothing", &expected);
     }
+}
+
+/// What a Service leads to.
+fn target() -> Value {
+    json!([{"port": TARGET, "protocol": "TCP"}, {"port": TARGET, "protocol": "UDP"}])
 }
 
 fn to_service(from: Place) -> Vec<Probe> {

@@ -1,6 +1,6 @@
 //! The real API server as the daemon's source: both ways of listing, its absence, its return, its refusals.
 //!
-//! In: `FLATFELL_AWAY`, how many seconds the server stays away (10 without it; `make away` takes 120). Out: what passed,
+//! In: `FLATFELL_AWAY`, how many seconds the server stays away (20 without it; `make away` takes 120). Out: what passed,
 //! what was lost, how long a change took. What always holds: policy is seen with real packets, not in the daemon's words.
 #![allow(clippy::expect_used)]
 
@@ -22,6 +22,8 @@ const OTHER: Place = Place::pod(1, 2);
 const PAUSE: Duration = Duration::from_millis(1);
 /// What is on its way arrives within this.
 const FLIGHT: Duration = Duration::from_millis(300);
+/// An absence as long as this is told.
+const TOLD: Duration = Duration::from_secs(18);
 /// How soon a change is enforced once the server is back.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -85,7 +87,7 @@ fn a_server_that_refuses_to() {
 }
 
 fn away() -> Duration {
-    Duration::from_secs(std::env::var("FLATFELL_AWAY").map_or(10, |seconds| seconds.parse().expect("seconds")))
+    Duration::from_secs(std::env::var("FLATFELL_AWAY").map_or(20, |seconds| seconds.parse().expect("seconds")))
 }
 
 #[test]
@@ -104,6 +106,11 @@ fn the_server_goes_away_and_returns() {
     let reports = traffic.stop(FLIGHT).expect("traffic");
     let (kept, forbidden) = reports.split_at(allowed.len());
     println!("{:?} without the server: /readyz says {readiness:?}, /healthz {health:?}", away());
+    assert_eq!(health, "ok\n", "that is no reason to restart it");
+    assert!(
+        away() < TOLD || ["pods: not watched for", "stays in force"].iter().all(|words| readiness.contains(words)),
+        "{readiness}"
+    );
     assert_eq!((passed(forbidden), lost(kept)), (0, 0), "passed, lost");
     other_server.api().put(&only("other")).expect("a policy, written meanwhile");
     let took = time_to_enforce(&mut cluster);
@@ -175,6 +182,10 @@ fn from_its_first_commit_on_nothing_forbidden_passes() {
     let before: usize = passed(&reports[..forbidden.len()]);
     println!("before the first commit {before} packets passed, after it {late:?} by stream");
     assert!(before > 0 && late.iter().all(|late| *late == 0), "{late:?}");
+    for report in &reports[..forbidden.len()] {
+        let after_a_drop = report.arrived.iter().skip_while(|arrived| **arrived).filter(|arrived| **arrived).count();
+        assert_eq!(after_a_drop, 0, "passed after the first dropped packet of its stream");
+    }
     assert_eq!(lost(&reports[forbidden.len()..]), 0, "allowed packets were lost");
 }
 

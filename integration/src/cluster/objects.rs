@@ -27,7 +27,9 @@ pub fn node(node: u8, families: Families) -> Value {
         .iter()
         .map(|address| json!({"type": "InternalIP", "address": address.to_string()}))
         .collect();
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(node)},
+    // flanneld expects the annotations of a node to be there, as a kubelet writes some.
+    let annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(node), "annotations": annotations},
         "spec": {"podCIDR": ranges[0], "podCIDRs": ranges}, "status": {"addresses": addresses}})
 }
 

@@ -75,7 +75,7 @@ impl Process {
         while !ready() {
             let ended = self.child.try_wait().map_err(failed("waiting for a part"))?;
             if ended.is_some() || Instant::now() > deadline {
-                return Err(ClusterError::Late { part: self.name.clone(), state, log: tail(&self.log()) });
+                return Err(ClusterError::Late { part: self.name.clone(), state, log: tail(&self.log(), 40) });
             }
             thread::sleep(PAUSE);
         }
@@ -92,13 +92,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.child.kill().and_then(|()| self.child.wait()).ok();
         if thread::panicking() {
-            eprintln!("the end of the log of {}:\n{}", self.name, tail(&self.log()));
+            eprintln!("the end of the log of {}:\n{}", self.name, tail(&self.log(), 5));
         }
     }
 }
 
 /// Enough of a log to see why.
-fn tail(log: &str) -> String {
+fn tail(log: &str, last: usize) -> String {
     let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
+    lines[lines.len().saturating_sub(last)..].join("\n")
 }
