@@ -98,7 +98,13 @@ impl Lab {
         let read =
             SourceState { read: true, refused: vec![ObjectName::new("shop", "broken")], ..SourceState::default() };
         let (source, receiver) = watch::channel(Arc::new(read));
-        let state = State { node: "n1".into(), source: receiver, engine: engine.clone(), totals: Arc::default() };
+        let state = State {
+            node: "n1".into(),
+            source: receiver,
+            engine: engine.clone(),
+            totals: Arc::default(),
+            unprotected: Arc::default(),
+        };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let address = server.address;
         tokio::spawn(server.serve(state));

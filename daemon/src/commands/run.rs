@@ -15,8 +15,9 @@ use flatfell_rules::index::Index;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, Patience};
+use crate::cluster::{self, Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
 use crate::controller::{Controller, Source};
 use crate::engine::{self, Engine};
@@ -32,7 +33,7 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let engine = match &args.manifests {
         Some(directory) => runtime.block_on(serve(args, manifests(directory))),
-        None => runtime.block_on(serve(args, cluster(args))),
+        None => runtime.block_on(serve(args, api_server(args))),
     }?;
     // Whoever still answers holds the engine.
     runtime.shutdown_timeout(LAST_ANSWERS);
@@ -53,7 +54,7 @@ async fn manifests(directory: &Path) -> anyhow::Result<Manifests> {
     Ok(Manifests::follow(&std::path::absolute(directory)?)?)
 }
 
-async fn cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
+async fn api_server(args: &RunArgs) -> anyhow::Result<Cluster> {
     Ok(Cluster::follow(&args.api.access(), &args.node, Patience::default()).await?)
 }
 
@@ -71,15 +72,25 @@ async fn serve<S: Source>(
     let (sender, published) = watch::channel(Arc::new(source.state()));
     tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
-    let state =
-        State { node: args.node.as_str().into(), source: published, engine: engine.clone(), totals: Arc::default() };
-    let server = tokio::spawn(server.serve(state));
+    let state = State {
+        node: args.node.as_str().into(),
+        source: published,
+        engine: engine.clone(),
+        totals: Arc::default(),
+        unprotected: Arc::default(),
+    };
+    let mut beside = JoinSet::new();
+    if args.manifests.is_none() {
+        let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
+        beside.spawn(cluster::arrive(state.clone(), has_earlier_rules, access, taint));
+    }
+    beside.spawn(server.serve(state));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
     let controller = Controller::new(source, index, Arc::clone(&engine), sender);
     let mut controller = controller.hold_for_unreadable(has_earlier_rules);
     let mut gone = engine.interface_gone();
     follow(&mut controller, &mut gone, &mut signals).await;
-    server.abort();
+    beside.shutdown().await;
     Ok(engine)
 }
 

@@ -125,7 +125,10 @@ fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared) -> R
     let next = if end < all.len() { end.to_string() } else { String::new() };
     let version = (world.version - world.lag).to_string();
     let metadata = json!({"resourceVersion": version, "continue": next});
-    whole(200, json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page}).to_string())
+    whole(
+        200,
+        json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page}).to_string(),
+    )
 }
 
 fn watch(kind: &'static str, parameters: BTreeMap<String, String>, shared: Arc<Shared>) -> Response<Pieces> {
@@ -201,8 +204,7 @@ impl Watch {
     async fn list(&self) -> Result<(u64, Fault), Gone> {
         let (objects, version, fault) = {
             let world = self.shared.world();
-            let objects: Vec<Value> =
-                selected(&world, self.kind, &self.parameters).into_iter().cloned().collect();
+            let objects: Vec<Value> = selected(&world, self.kind, &self.parameters).into_iter().cloned().collect();
             (objects, world.version - world.lag, world.fault.clone())
         };
         for object in objects {

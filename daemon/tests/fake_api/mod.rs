@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use world::{Fault, Streams, World};
+pub use world::{Event, Fault, Streams, World};
 
 /// What handlers share.
 pub struct Shared {

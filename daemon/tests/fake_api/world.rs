@@ -141,12 +141,6 @@ impl World {
     }
 }
 
-impl From<Fault> for World {
-    fn from(fault: Fault) -> Self {
-        Self { fault, ..Self::default() }
-    }
-}
-
 /// The kind and the resource of a path.
 pub fn kind_of(path: &str) -> Option<(&'static str, &'static str)> {
     let last = path.rsplit('/').find(|part| ["pods", "namespaces", "networkpolicies", "nodes"].contains(part))?;
