@@ -36,8 +36,7 @@ pub async fn arrive(state: State, has_earlier_rules: bool, access: Access, taint
     let first_pod = state.source.borrow().first_pod.clone();
     let exposed =
         if has_earlier_rules { Duration::ZERO } else { exposure(first_pod.as_deref(), SystemTime::now(), uptime()) };
-    // Only this task sets it.
-    drop(state.unprotected.set(exposed));
+    state.unprotected.get_or_init(|| exposed);
     tracing::info!(seconds = exposed.as_secs(), "policy is in force; pods of this node may have run without it before");
     if let Some(key) = taint {
         keep_taint_away(&state, &access, &key).await;

@@ -123,7 +123,7 @@ fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared) -> R
     let page: Vec<&Value> = all.iter().skip(begin).take(limit).copied().collect();
     let end = begin + page.len();
     let next = if end < all.len() { end.to_string() } else { String::new() };
-    let version = (world.version - world.lag).to_string();
+    let version = (world.version).to_string();
     let metadata = json!({"resourceVersion": version, "continue": next});
     whole(
         200,
@@ -174,10 +174,13 @@ impl Watch {
         }
         loop {
             let changed = self.shared.changed.notified();
-            let (events, oldest, bookmarks) = {
+            let (events, newest, oldest, bookmarks) = {
                 let world = self.shared.world();
-                (self.events_behind(&world, version), world.oldest, world.bookmarks)
+                (self.events_behind(&world, version), world.version, world.oldest, world.bookmarks)
             };
+            if version > newest {
+                return self.error(504, "Too large resource version").await;
+            }
             if version < oldest && version > 0 {
                 return self.error(410, "too old resource version").await;
             }
@@ -205,7 +208,7 @@ impl Watch {
         let (objects, version, fault) = {
             let world = self.shared.world();
             let objects: Vec<Value> = selected(&world, self.kind, &self.parameters).into_iter().cloned().collect();
-            (objects, world.version - world.lag, world.fault.clone())
+            (objects, world.version, world.fault.clone())
         };
         for object in objects {
             send(&self.sender, &json!({"type": "ADDED", "object": object})).await?;
