@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::policy::Action;
@@ -15,6 +16,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::cluster::WatchState;
 use crate::engine::EngineStatus;
 use crate::histogram::Histogram;
 use crate::pause::Paused;
@@ -34,6 +36,7 @@ struct Scrape {
     source: Arc<SourceState>,
     paused: Paused,
     is_ready: bool,
+    unprotected: Option<Duration>,
     totals: Vec<Total>,
 }
 
@@ -48,6 +51,7 @@ pub fn render(state: &State) -> Result<String, fmt::Error> {
         source: state.source.borrow().clone(),
         paused: state.paused.borrow().clone(),
         is_ready: state.not_ready().is_empty(),
+        unprotected: state.unprotected.get().copied(),
         totals,
     };
     let mut registry = Registry::default();
@@ -62,7 +66,8 @@ impl Collector for Scrape {
         self.rules(&mut encoder)?;
         self.drops(&mut encoder)?;
         self.transactions(&mut encoder)?;
-        self.state(&mut encoder)
+        self.state(&mut encoder)?;
+        self.watches(&mut encoder)
     }
 }
 
@@ -146,7 +151,12 @@ impl Scrape {
             let count = self.source.problems.iter().filter(|problem| problem.severity == severity).count();
             (vec![("severity", severity.word().to_owned())], u64::try_from(count).unwrap_or(u64::MAX))
         });
-        gauges(encoder, "flatfell_manifest_problems", "What is wrong with the manifests", problems.into())?;
+        gauges(
+            encoder,
+            "flatfell_source_problems",
+            "What is wrong with objects, as the source has them",
+            problems.into(),
+        )?;
         let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         gauges(encoder, "flatfell_build_info", "The version that runs", [(build, 1)].into())
     }
@@ -163,6 +173,33 @@ impl Scrape {
         let engines = self.status.foreign_engines.iter().map(|engine| (vec![("engine", (*engine).to_owned())], 1));
         let help = "Another policy engine's rules, or kube-proxy in IPVS mode, on this node; /readyz says what to do";
         gauges(encoder, "flatfell_foreign_engine_info", help, engines.collect())
+    }
+
+    /// How the API server is followed; nothing with a directory.
+    fn watches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let watches = &self.source.watches;
+        let of = |watch: &WatchState| vec![("resource", watch.resource.name().to_owned())];
+        let each = |value: fn(&WatchState) -> u64| watches.iter().map(|watch| (of(watch), value(watch))).collect();
+        let help = "Whether the API server's list is complete and its changes are heard";
+        gauges(encoder, "flatfell_watch_healthy", help, each(|watch| u64::from(watch.is_healthy())))?;
+        let help = "Seconds since the API server last said anything about the resource";
+        let silence = |watch: &WatchState| Some((of(watch), watch.heard?.elapsed().as_secs()));
+        gauges(encoder, "flatfell_watch_silence_seconds", help, watches.iter().filter_map(silence).collect())?;
+        counters(encoder, "flatfell_watch_lists", "Complete lists", each(|watch| watch.lists))?;
+        let failures = watches.iter().flat_map(|watch| {
+            let of_reason = move |(reason, count): (&&str, &u64)| {
+                ([of(watch), vec![("reason", (*reason).to_owned())]].concat(), *count)
+            };
+            watch.failures.iter().map(of_reason)
+        });
+        let help = "What went wrong between this daemon and the API server";
+        counters(encoder, "flatfell_watch_failures", help, failures.collect())?;
+        let objects = |watch: &WatchState| u64::try_from(watch.objects).unwrap_or(u64::MAX);
+        let series = watches.iter().map(|watch| (of(watch), objects(watch))).collect();
+        gauges(encoder, "flatfell_objects", "Objects that are known", series)?;
+        let help = "Seconds that pods of this node may have run before policy was first in force";
+        let unprotected = self.unprotected.map(|time| (Labels::new(), time.as_secs()));
+        gauges(encoder, "flatfell_node_unprotected_seconds", help, unprotected.into_iter().collect())
     }
 
     /// Packets and bytes of the counters that `labels` has labels for.

@@ -3,8 +3,8 @@
 //! In: what the [`crate::controller`] publishes about the source, and the engine's own snapshots. Out: a [`State`] that
 //! HTTP and metrics read at the moment they are asked. What always holds: readers change nothing.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use flatfell_rules::effective::RuleIdentity;
 use flatfell_rules::names;
@@ -70,6 +70,8 @@ pub struct SourceState {
     pub missing_node: Option<String>,
     /// The own node, where the API server has it.
     pub own_node: Option<OwnNode>,
+    /// When the oldest pod of this node was created, as of the first complete list of an API server.
+    pub first_pod: Option<String>,
 }
 
 impl SourceState {
@@ -83,7 +85,7 @@ impl SourceState {
         let now = Instant::now();
         let mut reasons: Vec<String> = self.watches.iter().filter_map(|watch| watch.reason(now)).collect();
         if !self.read && self.watches.is_empty() {
-            reasons.push("the source is not read yet".to_owned());
+            reasons.push("the manifests are not read yet".to_owned());
         }
         if let Some(node) = &self.missing_node {
             reasons.push(format!(
@@ -142,6 +144,8 @@ pub struct State {
     pub engine: Arc<dyn EngineView>,
     /// What its counters add up to.
     pub totals: Arc<Totals>,
+    /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
+    pub unprotected: Arc<OnceLock<Duration>>,
 }
 
 impl std::fmt::Debug for State {

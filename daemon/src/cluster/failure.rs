@@ -134,7 +134,9 @@ impl Failure {
         match status.code {
             401 => Self::Unauthorized(message),
             403 => Self::Forbidden { verb, resource: resource.name(), message },
+            // The second: a server that was restored from a backup does not know of what comes next.
             410 => Self::Gone(message),
+            _ if message.contains("Too large resource version") => Self::Gone(message),
             code if streaming && (matches!(code, 400 | 404 | 405 | 422) || speaks_of_streams(&message)) => {
                 Self::StreamRefused(message)
             }
@@ -231,6 +233,7 @@ mod tests {
         assert_eq!(status(401, "x", true).word(), "unauthorized");
         assert_eq!(status(403, "x", true).word(), "forbidden");
         assert_eq!(status(410, "x", true).word(), "gone");
+        assert_eq!(status(504, "Too large resource version: 9, current: 5", false).word(), "gone");
         assert_eq!(status(500, "x", true).word(), "answer");
         assert_eq!(status(422, "x", true).word(), "stream-refused");
         assert_eq!(status(422, "x", false).word(), "answer");

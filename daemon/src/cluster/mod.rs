@@ -11,6 +11,7 @@
 //! word, begins again without a pause, and shows no bookmarks.
 
 mod access;
+mod arrival;
 mod failure;
 mod follow;
 mod ledger;
@@ -23,6 +24,7 @@ mod source;
 mod watch_state;
 
 pub use access::{Access, AccessError};
+pub use arrival::arrive;
 pub use failure::Failure;
 pub use follow::Patience;
 pub use node::OwnNode;

@@ -203,3 +203,108 @@ const NODE: Keep = Keep::Fields(&[
     ),
     ("spec", Keep::Fields(&[("taints", Keep::All)])),
 ]);
+
+#[cfg(test)]
+mod tests {
+    use flatfell_rules::parse;
+    use serde_json::{Value, json};
+
+    use super::super::prune;
+    use super::*;
+
+    fn pod() -> Value {
+        json!({
+            "kind": "Pod",
+            "metadata": {
+                "name": "a", "namespace": "x", "uid": "u", "resourceVersion": "7", "labels": {"app": "a"},
+                "creationTimestamp": "2026-01-02T03:04:05Z", "managedFields": [{"manager": "kubelet"}],
+                "annotations": {"big": "x", "flatfell.io/mode": "audit"},
+            },
+            "spec": {
+                "nodeName": "n", "hostNetwork": false, "volumes": [{"name": "v"}],
+                "containers": [{"name": "c", "env": [], "ports": [{"name": "web", "containerPort": 80, "protocol": "TCP"}]}],
+                "initContainers": [{"restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 81}]}],
+            },
+            "status": {"phase": "Running", "conditions": [], "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
+        })
+    }
+
+    fn namespace() -> Value {
+        json!({
+            "kind": "Namespace",
+            "metadata": {
+                "name": "x", "uid": "u", "resourceVersion": "7", "labels": {"app": "a"}, "finalizers": ["f"],
+                "deletionTimestamp": "2026-01-02T03:04:05Z", "annotations": {"big": "x", "flatfell.io/mode": "audit"},
+            },
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        })
+    }
+
+    fn policy() -> Value {
+        json!({
+            "kind": "NetworkPolicy",
+            "metadata": {
+                "name": "p", "namespace": "x", "uid": "u", "resourceVersion": "7", "labels": {"app": "a"},
+                "annotations": {"big": "x", "flatfell.io/mode": "audit"},
+            },
+            "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], "unknown": 1},
+        })
+    }
+
+    /// Every place in a value.
+    fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+        all.push(at.to_owned());
+        let mut below = |name: &str, value: &Value| {
+            pointers(value, &format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), all);
+        };
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, value)| below(name, value)),
+            Value::Array(items) => items.iter().enumerate().for_each(|(at, value)| below(&at.to_string(), value)),
+            _ => {}
+        }
+    }
+
+    /// The object, and it with something else in each of its places.
+    fn variants(object: &Value) -> Vec<Value> {
+        let mut places = Vec::new();
+        pointers(object, "", &mut places);
+        let others =
+            [json!(null), json!(5), json!(true), json!("x"), json!([]), json!({}), json!([1]), json!({"a": 1})];
+        let mut all = vec![object.clone()];
+        for place in &places {
+            for other in &others {
+                let mut variant = object.clone();
+                *variant.pointer_mut(place).expect("its own place") = other.clone();
+                all.push(variant);
+            }
+        }
+        all
+    }
+
+    fn pruned(resource: Resource, object: &Value) -> Value {
+        let event = json!({"type": "ADDED", "object": object}).to_string();
+        prune::decode(event.as_bytes(), resource.event()).expect("JSON")["object"].take()
+    }
+
+    #[test]
+    fn what_is_kept_means_what_the_whole_object_means() {
+        for pod in variants(&pod()) {
+            assert_eq!(parse::pod(&pruned(Resource::Pods, &pod)), parse::pod(&pod), "{pod}");
+        }
+        for namespace in variants(&namespace()) {
+            let kept = pruned(Resource::Namespaces, &namespace);
+            assert_eq!(parse::namespace(&kept), parse::namespace(&namespace), "{namespace}");
+        }
+        for policy in variants(&policy()) {
+            assert_eq!(parse::policy(&pruned(Resource::Policies, &policy)), parse::policy(&policy), "{policy}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_looks_at_is_not_kept() {
+        let kept = pruned(Resource::Pods, &pod()).to_string();
+        for word in ["managedFields", "annotations\":{\"big", "env", "volumes", "conditions"] {
+            assert!(!kept.contains(word), "{word} in {kept}");
+        }
+    }
+}

@@ -37,7 +37,7 @@ impl Session {
         self.client = None;
     }
 
-    /// Asks. `streaming` says that a list is asked for as a stream.
+    /// Asks for a list or a watch. `streaming` says that a list is asked for as a stream.
     pub async fn ask(
         &mut self,
         resource: Resource,
@@ -45,11 +45,20 @@ impl Session {
         streaming: bool,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Lines, Failure> {
-        let server = self.server();
-        let failed = |why: String| Failure::Unreachable { server: server.clone(), why };
-        let request = request.map_err(|error| failed(chain(&error)))?;
+        let request = request.map_err(|error| Failure::of_error("", &error))?;
+        self.send(resource, verb, streaming, request.map(Body::from)).await
+    }
+
+    /// Sends a request.
+    pub async fn send(
+        &mut self,
+        resource: Resource,
+        verb: &'static str,
+        streaming: bool,
+        request: Request<Body>,
+    ) -> Result<Lines, Failure> {
         let (client, server) = self.client().await?;
-        let answer = timeout(self.patience, client.send(request.map(Body::from))).await;
+        let answer = timeout(self.patience, client.send(request)).await;
         let answer = answer.map_err(|_| Failure::Silent(self.patience))?;
         let response = answer.map_err(|error| Failure::of_error(&server, &error))?;
         if response.status().is_success() {
@@ -57,10 +66,6 @@ impl Session {
         }
         let answer = self.answer(&server, response).await;
         Err(Failure::of_status(resource, verb, streaming, &answer))
-    }
-
-    fn server(&self) -> String {
-        self.client.as_ref().map(|(_, server)| server.clone()).unwrap_or_default()
     }
 
     async fn client(&mut self) -> Result<(Client, String), Failure> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use flatfell_rules::index::Change;
+use flatfell_rules::object::Lifetime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -30,6 +31,8 @@ pub struct Cluster {
     watches: BTreeMap<Resource, WatchState>,
     findings: BTreeMap<Resource, Findings>,
     own_node: Option<OwnNode>,
+    /// The creation of the oldest pod of this node in the first complete list.
+    first_pod: Option<String>,
     /// Changes that were received and not handed out yet.
     pending: Vec<(Resource, Change)>,
     /// What shall be logged with the next step.
@@ -56,6 +59,7 @@ impl Cluster {
             watches: Resource::ALL.into_iter().map(|resource| (resource, WatchState::new(resource))).collect(),
             findings: BTreeMap::new(),
             own_node: None,
+            first_pod: None,
             pending: Vec::new(),
             appeared: Vec::new(),
             solved: Vec::new(),
@@ -72,7 +76,10 @@ impl Cluster {
         let resource = message.watch.resource;
         for news in message.news {
             match news {
-                News::Change(change) => self.pending.push((resource, change)),
+                News::Change(change) => {
+                    self.note_first_pod(&change);
+                    self.pending.push((resource, change));
+                }
                 News::Node(node) => self.own_node = node,
             }
         }
@@ -83,6 +90,19 @@ impl Cluster {
             self.solved.extend(old.problems.into_iter().filter(|problem| !new.contains(problem)));
         }
         self.watches.insert(resource, message.watch);
+    }
+
+    fn note_first_pod(&mut self, change: &Change) {
+        if let Change::UpsertPod(pod) = change
+            && !self.was_read
+            && !pod.host_network
+            && pod.node.as_deref() == Some(self.node.as_str())
+            && pod.lifetime == Lifetime::Live
+            && !pod.addresses.is_empty()
+            && self.first_pod.as_ref().is_none_or(|first| pod.created < *first)
+        {
+            self.first_pod = Some(pod.created.clone());
+        }
     }
 }
 
@@ -100,7 +120,8 @@ impl Source for Cluster {
             self.take_message(message);
         }
         log_complaints(&mem::take(&mut self.appeared), &mem::take(&mut self.solved));
-        if self.is_read() && !mem::replace(&mut self.was_read, true) {
+        if self.is_read() && !self.was_read {
+            self.was_read = true;
             let count = |resource| self.watches[&resource].objects;
             tracing::info!(
                 pods = count(Resource::Pods),
@@ -108,8 +129,6 @@ impl Source for Cluster {
                 networkpolicies = count(Resource::Policies),
                 "all lists are complete"
             );
-        } else if !self.is_read() {
-            self.was_read = false;
         }
         // Whether a policy that is deleted keeps its effect depends on its namespace.
         let mut pending = mem::take(&mut self.pending);
@@ -134,6 +153,7 @@ impl Source for Cluster {
             watches: self.watches.values().cloned().collect(),
             missing_node: node_is_missing.then(|| self.node.clone()),
             own_node: self.own_node.clone(),
+            first_pod: self.first_pod.clone(),
             ..SourceState::default()
         }
     }

@@ -46,6 +46,11 @@ impl WatchState {
         Self { resource, listed: false, broken: None, heard: None, lists: 0, objects: 0, failures: BTreeMap::new() }
     }
 
+    /// Whether it was listed and its changes are heard.
+    pub fn is_healthy(&self) -> bool {
+        self.listed && self.broken.is_none()
+    }
+
     /// Why policy may not be what the API server has, if so.
     pub fn reason(&self, now: Instant) -> Option<String> {
         let name = self.resource.name();

@@ -16,9 +16,9 @@ use flatfell_rules::index::Index;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 
-use crate::cluster::{Cluster, Patience};
+use crate::cluster::{self, Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
 use crate::control::{Answer, Handler, Request, Socket};
 use crate::controller::{Controller, Enforce, Source};
@@ -39,7 +39,7 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let engine = match &args.manifests {
         Some(directory) => runtime.block_on(serve(args, manifests(directory))),
-        None => runtime.block_on(serve(args, cluster(args))),
+        None => runtime.block_on(serve(args, api_server(args))),
     }?;
     // Whoever still answers holds the engine.
     runtime.shutdown_timeout(LAST_ANSWERS);
@@ -60,7 +60,7 @@ async fn manifests(directory: &Path) -> anyhow::Result<Manifests> {
     Ok(Manifests::follow(&std::path::absolute(directory)?)?)
 }
 
-async fn cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
+async fn api_server(args: &RunArgs) -> anyhow::Result<Cluster> {
     Ok(Cluster::follow(&args.api.access(), &args.node, Patience::default()).await?)
 }
 
@@ -77,9 +77,9 @@ async fn serve<S: Source>(
     let socket = Socket::bind(&args.control.run_dir)?;
     // Before anything is submitted: what is there now is of an earlier run.
     let has_earlier_rules = engine::tables_exist()?;
-    let control = Arc::new(Control { pause: Pause::new(Arc::clone(&engine)), stop: Notify::new() });
     let (sender, published) = watch::channel(Arc::new(source.state()));
-    let mut annotated = published.clone();
+    let control =
+        Arc::new(Control { pause: Pause::new(Arc::clone(&engine)), source: published.clone(), stop: Notify::new() });
     tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
     let state = State {
@@ -88,18 +88,22 @@ async fn serve<S: Source>(
         paused: control.pause.shown(),
         engine: engine.clone(),
         totals: Arc::default(),
+        unprotected: Arc::default(),
     };
-    let server = tokio::spawn(server.serve(state));
-    let commands = tokio::spawn(socket.serve(control.clone()));
+    let mut beside = JoinSet::new();
+    if args.manifests.is_none() {
+        let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
+        beside.spawn(cluster::arrive(state.clone(), has_earlier_rules, access, taint));
+    }
+    beside.spawn(server.serve(state));
+    beside.spawn(socket.serve(control.clone()));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
     let controller = Controller::new(source, index, Arc::clone(&control), sender);
     let mut controller = controller.hold_for_unreadable(has_earlier_rules);
     let mut gone = engine.interface_gone();
-    follow(&mut controller, &mut annotated, &mut gone, &mut signals, &control).await;
-    server.abort();
-    commands.abort();
-    // The socket's file is gone when the task is.
-    let _ = commands.await;
+    follow(&mut controller, &mut gone, &mut signals, &control).await;
+    // The socket's file is gone when its task is.
+    beside.shutdown().await;
     if let Some(effective) = control.pause.close() {
         tracing::warn!("it stops while paused, and nobody would end the pause: policy is enforced again before");
         block_in_place(|| engine.wait_enforced(&effective, LAST_COMMIT));
@@ -107,14 +111,35 @@ async fn serve<S: Source>(
     Ok(engine)
 }
 
-/// What the control socket moves.
+/// What stands between the controller and the engine: pauses, by the control socket or the Node's annotation.
 struct Control {
     pause: Pause<Engine>,
+    source: watch::Receiver<Arc<SourceState>>,
     stop: Notify,
+}
+
+impl Control {
+    /// Hands over what the Node's annotation says now.
+    fn read_annotation(&self) {
+        let state = Arc::clone(&self.source.borrow());
+        let node = state.own_node.as_ref();
+        self.pause.annotation(node.and_then(|node| node.paused_until.as_deref()));
+    }
+
+    /// Hands it over whenever it may have changed.
+    async fn follow_annotation(&self) {
+        let mut source = self.source.clone();
+        while source.changed().await.is_ok() {
+            self.read_annotation();
+        }
+        std::future::pending().await
+    }
 }
 
 impl Enforce for Control {
     fn enforce(&self, effective: Arc<Effective>) {
+        // Before the policy it was published with: a node that is paused starts paused.
+        self.read_annotation();
         self.pause.enforce(effective);
     }
 }
@@ -144,26 +169,15 @@ impl Handler for Control {
     }
 }
 
-/// Hands over what the Node's annotation says, whenever it may have changed.
-async fn annotations(source: &mut watch::Receiver<Arc<SourceState>>, control: &Control) {
-    while source.changed().await.is_ok() {
-        let state = Arc::clone(&source.borrow_and_update());
-        let node = state.own_node.as_ref();
-        control.pause.annotation(node.and_then(|node| node.paused_until.as_deref()));
-    }
-    std::future::pending().await
-}
-
 async fn follow<S: Source>(
     controller: &mut Controller<S, Control>,
-    annotated: &mut watch::Receiver<Arc<SourceState>>,
     gone: &mut mpsc::UnboundedReceiver<IpAddr>,
     (terminate, interrupt): &mut (Signal, Signal),
     control: &Control,
 ) {
     let name = tokio::select! {
         () = controller.run(gone) => "nothing",
-        () = annotations(annotated, control) => "nothing",
+        () = control.follow_annotation() => "nothing",
         () = control.pause.follow() => "nothing",
         () = control.stop.notified() => "a command to stop",
         _ = terminate.recv() => "SIGTERM",

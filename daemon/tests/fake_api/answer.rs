@@ -123,9 +123,12 @@ fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared) -> R
     let page: Vec<&Value> = all.iter().skip(begin).take(limit).copied().collect();
     let end = begin + page.len();
     let next = if end < all.len() { end.to_string() } else { String::new() };
-    let version = (world.version - world.lag).to_string();
+    let version = (world.version).to_string();
     let metadata = json!({"resourceVersion": version, "continue": next});
-    whole(200, json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page}).to_string())
+    whole(
+        200,
+        json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page}).to_string(),
+    )
 }
 
 fn watch(kind: &'static str, parameters: BTreeMap<String, String>, shared: Arc<Shared>) -> Response<Pieces> {
@@ -171,10 +174,13 @@ impl Watch {
         }
         loop {
             let changed = self.shared.changed.notified();
-            let (events, oldest, bookmarks) = {
+            let (events, newest, oldest, bookmarks) = {
                 let world = self.shared.world();
-                (self.events_behind(&world, version), world.oldest, world.bookmarks)
+                (self.events_behind(&world, version), world.version, world.oldest, world.bookmarks)
             };
+            if version > newest {
+                return self.error(504, "Too large resource version").await;
+            }
             if version < oldest && version > 0 {
                 return self.error(410, "too old resource version").await;
             }
@@ -201,9 +207,8 @@ impl Watch {
     async fn list(&self) -> Result<(u64, Fault), Gone> {
         let (objects, version, fault) = {
             let world = self.shared.world();
-            let objects: Vec<Value> =
-                selected(&world, self.kind, &self.parameters).into_iter().cloned().collect();
-            (objects, world.version - world.lag, world.fault.clone())
+            let objects: Vec<Value> = selected(&world, self.kind, &self.parameters).into_iter().cloned().collect();
+            (objects, world.version, world.fault.clone())
         };
         for object in objects {
             send(&self.sender, &json!({"type": "ADDED", "object": object})).await?;

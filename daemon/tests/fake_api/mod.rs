@@ -3,7 +3,7 @@
 //! In: objects, and what shall go wrong. Out: what a client hears. What always holds: versions are one sequence for all
 //! objects, as etcd's are; a watch gets every event behind its version, or 410.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
 mod answer;
 mod world;
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use world::{Fault, Streams, World};
+pub use world::{Event, Fault, Streams, World};
 
 /// What handlers share.
 pub struct Shared {

@@ -73,8 +73,6 @@ pub struct World {
     pub bookmarks: Duration,
     /// The largest page it gives.
     pub page_max: usize,
-    /// How much older than what it has the version is that it says a list has.
-    pub lag: u64,
     /// The requests so far.
     pub requests: Vec<String>,
     /// The bodies of patches so far.
@@ -92,7 +90,6 @@ impl Default for World {
             fault: Fault::None,
             bookmarks: Duration::from_millis(100),
             page_max: 500,
-            lag: 0,
             requests: Vec::new(),
             patches: Vec::new(),
         }
@@ -135,15 +132,15 @@ impl World {
         self.oldest = self.version;
     }
 
+    /// Everything as it was this many versions ago, as far as versions go.
+    pub fn restore(&mut self, back: u64) {
+        self.events.clear();
+        self.version -= back;
+    }
+
     /// The objects of a kind.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.objects.iter().filter(move |((of, _, _), _)| of == kind).map(|(_, object)| object)
-    }
-}
-
-impl From<Fault> for World {
-    fn from(fault: Fault) -> Self {
-        Self { fault, ..Self::default() }
     }
 }
 
