@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use crate::intern::Interner;
 use crate::object::{Lifetime, Namespace, ObjectName, Pod};
 use crate::policy::Policy;
 
@@ -56,10 +57,11 @@ pub struct Index {
     going: BTreeMap<ObjectName, Policy>,
     /// Pods that left the API; only the addresses they still hold.
     ghosts: BTreeMap<PodId, Pod>,
-    /// Who names an address as its own.
-    claims: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    /// Who names an address as its own; nearly always one.
+    claims: HashMap<IpAddr, Vec<ObjectName>>,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
+    labels: Interner,
 }
 
 impl Index {
@@ -229,9 +231,10 @@ impl Index {
 
     fn insert_pod(&mut self, pod: Pod) {
         let addresses = pod.addresses.clone();
+        let pod = Pod { labels: self.labels.share(&pod.labels), ..pod };
         if !pod.host_network {
             for address in &addresses {
-                self.claims.entry(*address).or_default().insert(pod.name.clone());
+                self.claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(pod.name.clone());
             }
         }
         self.pods.insert(pod.name.clone(), pod);
@@ -244,7 +247,7 @@ impl Index {
         let pod = self.pods.remove(name)?;
         for address in &pod.addresses {
             if let Some(claims) = self.claims.get_mut(address) {
-                claims.remove(name);
+                claims.retain(|claim| claim != name);
                 if claims.is_empty() {
                     self.claims.remove(address);
                 }

@@ -12,6 +12,7 @@ pub mod diff;
 pub mod effective;
 pub mod encode;
 pub mod index;
+mod intern;
 pub mod judge;
 pub mod names;
 pub mod object;

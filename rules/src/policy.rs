@@ -118,8 +118,8 @@ impl Selector {
         self.requirements.iter().all(|requirement| {
             let value = labels.get(&requirement.key);
             match &requirement.operator {
-                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-                Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Operator::In(values) => value.is_some_and(|value| values.iter().any(|wanted| wanted == value)),
+                Operator::NotIn(values) => value.is_none_or(|value| values.iter().all(|wanted| wanted != value)),
                 Operator::Exists => value.is_some(),
                 Operator::DoesNotExist => value.is_none(),
             }

@@ -58,6 +58,9 @@ const LASTED: Duration = Duration::from_secs(10);
 /// A watch that has lasted this long works, also when nothing happens.
 const PROVEN: Duration = Duration::from_secs(1);
 
+/// Objects of a first list that are told together.
+const SOME: usize = 256;
+
 /// Objects of a page. Small, because a page is held as text.
 const PAGE: u32 = 250;
 
@@ -179,7 +182,8 @@ impl Follow {
     async fn list_as_stream(&mut self) -> Result<Lines, End> {
         // Without a version the server sends its newest state.
         let mut lines = self.open(true, "").await?;
-        let mut draft = Draft::default();
+        let mut draft = self.ledger.begin_list();
+        let mut news = Vec::new();
         loop {
             let next = timeout(self.patience.answer, lines.next()).await;
             let Ok(line) = next else {
@@ -189,12 +193,15 @@ impl Follow {
             };
             let Some(line) = line? else { return Err(Failure::Ended.into()) };
             match self.event(&line, true)? {
-                Event::Put(object) => self.ledger.draft(&mut draft, &object).map_err(garbage)?,
+                Event::Put(object) => {
+                    news.extend(self.ledger.draft(&mut draft, &object).map_err(garbage)?);
+                    self.tell_some(&mut news).await?;
+                }
                 Event::Delete(_) => return Err(garbage("a deletion within a list").into()),
                 Event::Bookmark { metadata, is_end_of_list } => {
                     if is_end_of_list {
                         self.works();
-                        self.take_list(draft, &metadata).await?;
+                        self.take_list(draft, news, &metadata).await?;
                         return Ok(lines);
                     }
                 }
@@ -203,7 +210,8 @@ impl Follow {
     }
 
     async fn list_in_pages(&mut self) -> Result<String, End> {
-        let mut draft = Draft::default();
+        let mut draft = self.ledger.begin_list();
+        let mut news = Vec::new();
         let mut parameters =
             ListParams { field_selector: self.selector.clone(), limit: Some(PAGE), ..ListParams::default() };
         loop {
@@ -215,24 +223,25 @@ impl Follow {
             self.expect_kind(&page, "List", true)?;
             for item in items(&page)? {
                 self.expect_kind(item, "", false)?;
-                self.ledger.draft(&mut draft, item).map_err(garbage)?;
+                news.extend(self.ledger.draft(&mut draft, item).map_err(garbage)?);
+                self.tell_some(&mut news).await?;
             }
             self.heard();
             let metadata = page.get("metadata").cloned().unwrap_or_default();
             let next = metadata.get("continue").and_then(Value::as_str).filter(|token| !token.is_empty());
             match next {
                 Some(token) => parameters.continue_token = Some(token.to_owned()),
-                None => return self.take_list(draft, &metadata).await,
+                None => return self.take_list(draft, news, &metadata).await,
             }
         }
     }
 
     /// A complete list counts from now on, and is told as one.
-    async fn take_list(&mut self, draft: Draft, metadata: &Value) -> Result<String, End> {
+    async fn take_list(&mut self, draft: Draft, mut news: Vec<News>, metadata: &Value) -> Result<String, End> {
         let position = position(metadata)?;
         let listed = version(Some(metadata));
         self.refuse_stale(listed)?;
-        let news = self.ledger.complete(draft, listed);
+        news.extend(self.ledger.complete(draft, listed));
         self.position = Some(position.clone());
         self.state.listed = true;
         self.state.lists += 1;
@@ -386,6 +395,11 @@ impl Follow {
         } else {
             tracing::warn!(resource = self.resource.name(), "{failure}");
         }
+    }
+
+    /// Tells what there is of a first list, before it is much.
+    async fn tell_some(&mut self, news: &mut Vec<News>) -> Result<(), Unheard> {
+        if news.len() < SOME { Ok(()) } else { self.tell(std::mem::take(news)).await }
     }
 
     async fn tell(&mut self, news: Vec<News>) -> Result<(), Unheard> {

@@ -47,6 +47,10 @@ pub struct Ledger {
     refused: BTreeSet<ObjectName>,
     /// The newest version that was heard of.
     newest: u64,
+    /// The number of the list that is being read or was read last.
+    list: u32,
+    /// Whether a list was complete once.
+    is_listed: bool,
     /// Whether the findings may have changed since they were last asked for.
     is_dirty: bool,
 }
@@ -57,6 +61,8 @@ struct Entry {
     uid: Box<str>,
     version: u64,
     standing: Standing,
+    /// The number of the last list that had it.
+    list: u32,
 }
 
 /// What became of an object.
@@ -70,10 +76,9 @@ enum Standing {
     Unknown,
 }
 
-/// A list that is not complete yet.
-#[derive(Debug, Default)]
+/// What a list that is not complete yet has of new.
+#[derive(Debug)]
 pub struct Draft {
-    seen: BTreeSet<ObjectName>,
     puts: Vec<Put>,
 }
 
@@ -109,6 +114,8 @@ impl Ledger {
             faulty: BTreeMap::new(),
             refused: BTreeSet::new(),
             newest: 0,
+            list: 0,
+            is_listed: false,
             is_dirty: true,
         }
     }
@@ -150,21 +157,37 @@ impl Ledger {
         Ok(self.remove(&name))
     }
 
-    /// An object of a list that is not complete yet.
-    pub fn draft(&self, draft: &mut Draft, object: &Value) -> Result<(), Nameless> {
+    /// A list begins.
+    pub fn begin_list(&mut self) -> Draft {
+        self.list = self.list.wrapping_add(1);
+        Draft { puts: Vec::new() }
+    }
+
+    /// An object of a list that is not complete yet. Of the first list each counts at once: nothing is in force before it
+    /// is complete, and a draft of it would be held twice.
+    pub fn draft(&mut self, draft: &mut Draft, object: &Value) -> Result<Option<News>, Nameless> {
         let identity = self.identity(object)?;
-        draft.seen.insert(identity.name.clone());
         let is_same = |entry: &Entry| entry.uid == identity.uid && entry.version == identity.version;
-        if identity.version == 0 || !self.known.get(&identity.name).is_some_and(is_same) {
-            draft.puts.push(self.judge(identity, object));
+        if let Some(entry) = self.known.get_mut(&identity.name) {
+            entry.list = self.list;
+            if identity.version != 0 && is_same(entry) {
+                return Ok(None);
+            }
         }
-        Ok(())
+        let put = self.judge(identity, object);
+        if !self.is_listed {
+            return Ok(self.commit(put));
+        }
+        draft.puts.push(put);
+        Ok(None)
     }
 
     /// The list is complete: it counts, as of this version.
     pub fn complete(&mut self, draft: Draft, version: u64) -> Vec<News> {
-        let missing: Vec<ObjectName> = self.known.keys().filter(|name| !draft.seen.contains(*name)).cloned().collect();
+        self.is_listed = true;
         let mut news: Vec<News> = draft.puts.into_iter().filter_map(|put| self.commit(put)).collect();
+        let is_missing = |(_, entry): &(&ObjectName, &Entry)| entry.list != self.list;
+        let missing: Vec<ObjectName> = self.known.iter().filter(is_missing).map(|(name, _)| name.clone()).collect();
         news.extend(missing.iter().filter_map(|name| self.remove(name)));
         // Not the greater of the two: a server that was restored counts from an earlier version.
         self.newest = version;
@@ -220,7 +243,13 @@ impl Ledger {
             text: format!("{} {}: {fault}{consequence}", self.resource.kind(), shown(&name)),
         };
         let complaints = meaning.faults.into_iter().map(complain).collect();
-        Put { entry: Entry { uid, version, standing }, news, complaints, is_refused: meaning.is_refused, name }
+        Put {
+            entry: Entry { uid, version, standing, list: self.list },
+            news,
+            complaints,
+            is_refused: meaning.is_refused,
+            name,
+        }
     }
 
     fn commit(&mut self, put: Put) -> Option<News> {

@@ -124,7 +124,7 @@ impl<'a> LabelIndex<'a> {
     fn new(labels: Vec<&'a Labels>) -> Self {
         let mut positions: HashMap<&str, HashMap<&str, Vec<usize>>> = HashMap::new();
         for (position, labels) in labels.iter().enumerate() {
-            for (key, value) in *labels {
+            for (key, value) in labels.iter() {
                 positions.entry(key).or_default().entry(value).or_default().push(position);
             }
         }
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn only_what_the_narrowest_requirement_names_is_looked_at() {
-        let labels = |app: &str, tier: &str| Labels::from([("app".into(), app.into()), ("tier".into(), tier.into())]);
+        let labels = |app: &str, tier: &str| Labels::from_iter([("app", app), ("tier", tier)]);
         let objects = [labels("a", "x"), labels("a", "y"), labels("b", "x"), labels("c", "x")];
         let index = LabelIndex::new(objects.iter().collect());
         for (selector, effort, found) in [

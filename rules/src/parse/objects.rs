@@ -3,6 +3,7 @@
 //! In: a whole object. Out: the slim values of [`crate::object`]. What always holds: an address or a port that is wrong
 //! refuses the whole object.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -94,22 +95,21 @@ pub(super) fn mode(metadata: &Fields<'_>, report: &mut Report) -> Mode {
 }
 
 fn labels(metadata: &Fields<'_>, report: &mut Report) -> Labels {
-    let Some(fields) = metadata.get("labels").and_then(|node| node.object(report)) else { return Labels::new() };
-    let mut labels = Labels::new();
-    for (key, node) in fields.all() {
-        if let Some(value) = node.text(report) {
-            labels.insert(key.to_owned(), value.to_owned());
-        }
-    }
-    labels
+    read_labels(metadata, report).into_iter().collect()
+}
+
+fn read_labels<'a>(metadata: &Fields<'a>, report: &mut Report) -> BTreeMap<&'a str, &'a str> {
+    let Some(fields) = metadata.get("labels").and_then(|node| node.object(report)) else { return BTreeMap::new() };
+    fields.all().filter_map(|(key, node)| Some((key, node.text(report)?))).collect()
 }
 
 fn read_namespace(root: &Node<'_>, report: &mut Report) -> Option<Namespace> {
     let (_, metadata) = metadata(root, report)?;
     let name = own_name(&metadata, root, is_dns_label, report);
-    let mut labels = labels(&metadata, report);
-    let (mode, name) = (mode(&metadata, report), name?.to_owned());
-    labels.insert(NAME_LABEL.to_owned(), name.clone());
+    let mut labels = read_labels(&metadata, report);
+    let (mode, name) = (mode(&metadata, report), name?);
+    labels.insert(NAME_LABEL, name);
+    let (name, labels) = (name.to_owned(), labels.into_iter().collect());
     Some(Namespace { name, labels, mode, terminating: metadata.get("deletionTimestamp").is_some() })
 }
 

@@ -90,7 +90,7 @@ fn word() -> impl Strategy<Value = String> {
 }
 
 fn labels() -> impl Strategy<Value = Labels> {
-    prop::collection::btree_map(word(), word(), 0..3)
+    prop::collection::btree_map(word(), word(), 0..3).prop_map(Labels::from_iter)
 }
 
 fn selector() -> impl Strategy<Value = Selector> {
