@@ -40,7 +40,7 @@ kernel:
 flips: deps
 	FLATFELL_FLIPS=20000 cargo test --package flatfell-integration --test flips -- --nocapture
 
-# The API server is away for two minutes; `make test` takes ten seconds.
+# The API server is away for two minutes; `make test` takes twenty seconds.
 away: deps fixture
 	cargo build --quiet --workspace --bins
 	FLATFELL_AWAY=120 cargo test --package flatfell-integration --test cluster_source -- --nocapture away

@@ -30,7 +30,7 @@ find_go() {
 	if go version >/dev/null 2>&1 && newer_than 1.21 "$(go env GOVERSION)"; then
 		go_at=$(command -v go)
 	else
-		go_at=$cache/go/bin/go
+		go_at=$cache/go/go/bin/go
 		[ -x "$go_at" ] || install_go
 	fi
 	say "Go: $go_at, $("$go_at" env GOVERSION)"
