@@ -55,7 +55,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Enforce on this node what the API server (or a directory of manifests) says, and follow its changes
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print the ruleset that a directory gives for a node; touches nothing
     Render(RenderArgs),
     /// Say what is wrong with a directory of manifests, with file and line
