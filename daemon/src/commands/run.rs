@@ -23,6 +23,7 @@ use crate::controller::{Controller, Source};
 use crate::engine::{self, Engine};
 use crate::http::Server;
 use crate::manifests::Manifests;
+use crate::memory;
 use crate::state::State;
 
 /// How long answers may take to finish at the end.
@@ -82,6 +83,7 @@ async fn serve<S: Source>(
     let mut beside = JoinSet::new();
     if args.manifests.is_none() {
         let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
+        beside.spawn(memory::give_back_after_lists(state.source.clone()));
         beside.spawn(cluster::arrive(state.clone(), has_earlier_rules, access, taint));
     }
     beside.spawn(server.serve(state));
