@@ -1,6 +1,7 @@
 //! Memory that is no longer used, given back to the kernel.
 //!
-//! In: the source's state. Out: a process that is small again after a list. What always holds: nothing depends on it.
+//! In: the source's state. Out: a process that is small again after a list. What always holds: nothing depends on it; both
+//! do nothing with another C library than GNU's.
 
 #![allow(unsafe_code)]
 
@@ -31,6 +32,16 @@ pub async fn give_back_after_lists(mut source: watch::Receiver<Arc<SourceState>>
         if source.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// One heap for all threads: with one for each, what one thread frees is of no use to the others. To be called before any
+/// thread is started.
+pub fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two numbers, and no other thread allocates yet.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -22,7 +22,7 @@ fn pod(number: usize) -> Value {
         "app.kubernetes.io/name": format!("service-{}", number % 400), "app.kubernetes.io/part-of": "shop",
         "pod-template-hash": format!("{:010x}", number % 400), "tier": format!("tier-{}", number % 5),
     });
-    if number % 10 == 0 {
+    if number.is_multiple_of(10) {
         labels["statefulset.kubernetes.io/pod-name"] = json!(format!("service-{}-{number}", number % 400));
     }
     let env: Vec<Value> = (0..20).map(|n| json!({"name": format!("SETTING_{n}"), "value": "x".repeat(60)})).collect();

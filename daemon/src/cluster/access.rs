@@ -75,8 +75,8 @@ impl Access {
 
     async fn config(&self) -> Result<Config, AccessError> {
         let mut config = match &self.kubeconfig {
-            Some(path) => self.from_file(path).await?,
-            None => self.from_pod()?,
+            Some(path) => self.file_config(path).await?,
+            None => self.pod_config()?,
         };
         if let Some(address) = &self.api_server {
             if config.tls_server_name.is_none() && is_address(address) {
@@ -90,7 +90,7 @@ impl Access {
         Ok(config)
     }
 
-    async fn from_file(&self, path: &PathBuf) -> Result<Config, AccessError> {
+    async fn file_config(&self, path: &PathBuf) -> Result<Config, AccessError> {
         let failed = |source| AccessError::Kubeconfig { path: path.clone(), source };
         let file = Kubeconfig::read_from(path).map_err(failed)?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
@@ -101,7 +101,7 @@ impl Access {
         Ok(config)
     }
 
-    fn from_pod(&self) -> Result<Config, AccessError> {
+    fn pod_config(&self) -> Result<Config, AccessError> {
         // With an address of its own the pod needs no Service variables.
         let config = if self.api_server.is_some() { Config::incluster_dns() } else { Config::incluster_env() };
         config.map_err(|error| AccessError::NoSource(Box::new(error)))

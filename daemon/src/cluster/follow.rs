@@ -62,7 +62,7 @@ const PROVEN: Duration = Duration::from_secs(1);
 const SOME: usize = 256;
 
 /// Objects of a page. Small, because a page is held as text.
-const PAGE: u32 = 250;
+const PAGE: u32 = 100;
 
 /// What a watch tells its owner.
 #[derive(Debug)]

@@ -189,8 +189,8 @@ impl Ledger {
     pub fn complete(&mut self, draft: Draft, version: u64) -> Vec<News> {
         self.is_listed = true;
         let mut news: Vec<News> = draft.puts.into_iter().filter_map(|put| self.commit(put)).collect();
-        let is_missing = |(_, entry): &(&Box<str>, &Entry)| entry.list != self.list;
-        let missing: Vec<Box<str>> = self.known.iter().filter(is_missing).map(|(name, _)| name.clone()).collect();
+        let names = self.known.iter().filter(|(_, entry)| entry.list != self.list).map(|(name, _)| name.clone());
+        let missing: Vec<Box<str>> = names.collect();
         news.extend(missing.iter().filter_map(|name| self.remove(name)));
         // Not the greater of the two: a server that was restored counts from an earlier version.
         self.newest = version;

@@ -31,6 +31,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    memory::use_one_heap();
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let engine = match &args.manifests {
         Some(directory) => runtime.block_on(serve(args, manifests(directory))),
