@@ -18,6 +18,7 @@ pub mod links;
 pub mod lock;
 pub mod logging;
 pub mod manifests;
+pub mod memory;
 pub mod metrics;
 pub mod netlink;
 pub mod pause;

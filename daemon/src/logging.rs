@@ -10,8 +10,9 @@ use crate::config::{LogArgs, LogFormat};
 
 /// Starts logging for the whole program.
 pub fn start(args: &LogArgs) {
-    // The flag was validated when it was read.
-    let filter = EnvFilter::new(&args.log_level);
+    // The client logs each failed attempt; which of them matter is said by who makes them. The flag was validated when it
+    // was read, and wins.
+    let filter = EnvFilter::new(format!("kube_client=off,{}", args.log_level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match args.log_format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).init(),

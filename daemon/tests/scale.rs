@@ -126,6 +126,8 @@ async fn measure(pods: usize, streams: Streams) {
         sleep(Duration::from_millis(20)).await;
     }
     println!("{pods} pods, {streams:?}: in force after {:?}: {}", began.elapsed(), memory(child.id()));
+    sleep(Duration::from_secs(4)).await;
+    println!("{pods} pods, {streams:?}: at rest: {}", memory(child.id()));
     api.edit(fake_api::World::compact);
     api.edit(|world| world.version += 1);
     api.edit(fake_api::World::compact);

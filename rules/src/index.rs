@@ -6,9 +6,11 @@
 //! carry traffic: it stays a subject, never a peer. A policy deleted from a namespace that is Terminating keeps its
 //! effect until nothing lives there.
 
-use std::cmp::Reverse;
+use std::borrow::Borrow;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::intern::Interner;
 use crate::object::{Lifetime, Namespace, ObjectName, Pod};
@@ -45,20 +47,50 @@ pub struct Subject<'a> {
 /// Tells a pod from its successor under the same name.
 type PodId = (ObjectName, String);
 
+/// A pod, found and sorted by its name. Each is held once, however many addresses it claims.
+#[derive(Clone, Debug)]
+struct ByName(Arc<Pod>);
+
+impl Borrow<ObjectName> for ByName {
+    fn borrow(&self) -> &ObjectName {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
+}
+
 /// The state of the cluster as policy sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     node: String,
     forget_going: bool,
     namespaces: BTreeMap<String, Namespace>,
-    pods: BTreeMap<ObjectName, Pod>,
+    pods: BTreeSet<ByName>,
     policies: BTreeMap<ObjectName, Policy>,
     /// Policies deleted from a namespace that is going.
     going: BTreeMap<ObjectName, Policy>,
     /// Pods that left the API; only the addresses they still hold.
     ghosts: BTreeMap<PodId, Pod>,
     /// Who names an address as its own; nearly always one.
-    claims: HashMap<IpAddr, Vec<ObjectName>>,
+    claims: HashMap<IpAddr, Vec<Arc<Pod>>>,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
     labels: Interner,
@@ -85,7 +117,11 @@ impl Index {
 
     /// The pods in the API.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.iter().map(|pod| pod.0.as_ref())
+    }
+
+    fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name).map(|pod| pod.0.as_ref())
     }
 
     /// The namespaces in the API.
@@ -143,8 +179,9 @@ impl Index {
     /// Takes the complete list of pods; whether policy can see a difference.
     pub fn replace_pods(&mut self, pods: impl IntoIterator<Item = Pod>) -> bool {
         let listed: BTreeMap<_, _> = pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect();
-        let missing = missing(&self.pods, &listed).map(Change::DeletePod);
-        self.apply_all(listed.into_values().map(Change::UpsertPod).chain(missing))
+        let missing: Vec<_> =
+            self.pods().map(|pod| &pod.name).filter(|name| !listed.contains_key(*name)).cloned().collect();
+        self.apply_all(listed.into_values().map(Change::UpsertPod).chain(missing.into_iter().map(Change::DeletePod)))
     }
 
     /// Takes the complete list of namespaces; whether policy can see a difference.
@@ -169,7 +206,7 @@ impl Index {
     /// The pod an address belongs to: not terminal before terminal, then the newest, then the smallest UID.
     pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
         let claims = self.claims.get(&address)?;
-        claims.iter().filter_map(|name| self.pods.get(name)).min_by_key(|pod| rank(pod))
+        claims.iter().map(AsRef::as_ref).min_by_key(|pod| rank(pod))
     }
 
     /// The addresses a pod in the API owns, sorted; a ghost's are not among them.
@@ -188,7 +225,7 @@ impl Index {
 
     /// The pods of this node that policy is applied to: those in the API by name, then ghosts by name and UID.
     pub fn subjects(&self) -> Vec<Subject<'_>> {
-        let present = self.pods.values().filter(|pod| self.is_local(pod)).map(|pod| Subject {
+        let present = self.pods().filter(|pod| self.is_local(pod)).map(|pod| Subject {
             pod,
             addresses: self
                 .owned_addresses(pod)
@@ -213,10 +250,10 @@ impl Index {
     }
 
     fn upsert_pod(&mut self, pod: Pod) -> bool {
-        if self.pods.get(&pod.name) == Some(&pod) {
+        if self.pod(&pod.name) == Some(&pod) {
             return false;
         }
-        let same = self.pods.get(&pod.name).is_some_and(|old| old.uid == pod.uid);
+        let same = self.pod(&pod.name).is_some_and(|old| old.uid == pod.uid);
         if same {
             self.remove_pod(&pod.name);
             self.unplugged.retain(|(address, owner)| *owner != id(&pod) || pod.addresses.contains(address));
@@ -231,33 +268,33 @@ impl Index {
 
     fn insert_pod(&mut self, pod: Pod) {
         let addresses = pod.addresses.clone();
-        let pod = Pod { labels: self.labels.share(&pod.labels), ..pod };
+        let pod = Arc::new(Pod { labels: self.labels.share(&pod.labels), ..pod });
         if !pod.host_network {
             for address in &addresses {
-                self.claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(pod.name.clone());
+                self.claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&pod));
             }
         }
-        self.pods.insert(pod.name.clone(), pod);
+        self.pods.insert(ByName(pod));
         for address in addresses {
             self.lay_overtaken_ghost(address);
         }
     }
 
     fn remove_pod(&mut self, name: &ObjectName) -> Option<Pod> {
-        let pod = self.pods.remove(name)?;
+        let ByName(pod) = self.pods.take(name)?;
         for address in &pod.addresses {
             if let Some(claims) = self.claims.get_mut(address) {
-                claims.retain(|claim| claim != name);
+                claims.retain(|claim| claim.name != *name);
                 if claims.is_empty() {
                     self.claims.remove(address);
                 }
             }
         }
-        Some(pod)
+        Some(Arc::unwrap_or_clone(pod))
     }
 
     fn delete_pod(&mut self, name: &ObjectName) -> bool {
-        let Some(pod) = self.pods.get(name) else { return false };
+        let Some(pod) = self.pod(name) else { return false };
         let local = self.is_local(pod);
         let mut held = self.owned_addresses(pod);
         held.retain(|address| local && !self.is_unplugged(*address, pod));
@@ -320,7 +357,8 @@ impl Index {
     }
 
     fn is_inhabited(&self, namespace: &str) -> bool {
-        in_namespace(&self.pods, namespace).next().is_some()
+        let first = self.pods.range(ObjectName::new(namespace, "")..).next();
+        first.is_some_and(|pod| pod.0.name.namespace == namespace)
             || self.ghosts.keys().any(|(name, _)| name.namespace == namespace)
     }
 

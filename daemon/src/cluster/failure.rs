@@ -204,9 +204,9 @@ fn advice(why: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     if says(&["UnknownIssuer", "BadSignature"]) {
         " (the certificate was not signed by the CA that is configured: another cluster's kubeconfig, or a proxy between)"
-    } else if says(&["NotValidForName"]) {
+    } else if says(&["NotValidForName", "not valid for name"]) {
         " (the certificate does not carry this name: give --api-server with a name or address that it carries)"
-    } else if says(&["Expired", "NotValidYet"]) {
+    } else if says(&["Expired", "NotValidYet", "certificate expired", "not valid yet"]) {
         " (look at the certificate's dates and this node's clock)"
     } else if says(&["CertificateRequired", "CertificateExpired", "AccessDenied", "CertificateUnknown"]) {
         " (the server refuses the client certificate)"

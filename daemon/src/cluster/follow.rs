@@ -62,7 +62,7 @@ const PROVEN: Duration = Duration::from_secs(1);
 const SOME: usize = 256;
 
 /// Objects of a page. Small, because a page is held as text.
-const PAGE: u32 = 250;
+const PAGE: u32 = 100;
 
 /// What a watch tells its owner.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub struct Follow {
     session: Session,
     out: mpsc::Sender<Message>,
     ledger: Ledger,
+    /// What the ledger made of events and lists, and nobody was told yet. Outlives an attempt that fails: the ledger does.
+    untold: Vec<News>,
     state: WatchState,
     /// From where to go on; `None` when everything has to be listed.
     position: Option<String>,
@@ -124,6 +126,7 @@ impl Follow {
             session: Session::new(access, patience.answer),
             out,
             ledger: Ledger::new(resource),
+            untold: Vec::new(),
             state: WatchState::new(resource),
             position: None,
             streams: true,
@@ -145,7 +148,7 @@ impl Follow {
                         self.pause = FIRST_PAUSE;
                     }
                     let pause = self.failed(failure);
-                    if self.tell(Vec::new()).await.is_err() {
+                    if self.tell().await.is_err() {
                         return;
                     }
                     sleep(pause).await;
@@ -183,7 +186,6 @@ impl Follow {
         // Without a version the server sends its newest state.
         let mut lines = self.open(true, "").await?;
         let mut draft = self.ledger.begin_list();
-        let mut news = Vec::new();
         loop {
             let next = timeout(self.patience.answer, lines.next()).await;
             let Ok(line) = next else {
@@ -194,14 +196,13 @@ impl Follow {
             let Some(line) = line? else { return Err(Failure::Ended.into()) };
             match self.event(&line, true)? {
                 Event::Put(object) => {
-                    news.extend(self.ledger.draft(&mut draft, &object).map_err(garbage)?);
-                    self.tell_some(&mut news).await?;
+                    self.draft(&mut draft, &object).await?;
                 }
                 Event::Delete(_) => return Err(garbage("a deletion within a list").into()),
                 Event::Bookmark { metadata, is_end_of_list } => {
                     if is_end_of_list {
                         self.works();
-                        self.take_list(draft, news, &metadata).await?;
+                        self.take_list(draft, &metadata).await?;
                         return Ok(lines);
                     }
                 }
@@ -211,7 +212,6 @@ impl Follow {
 
     async fn list_in_pages(&mut self) -> Result<String, End> {
         let mut draft = self.ledger.begin_list();
-        let mut news = Vec::new();
         let mut parameters =
             ListParams { field_selector: self.selector.clone(), limit: Some(PAGE), ..ListParams::default() };
         loop {
@@ -223,30 +223,38 @@ impl Follow {
             self.expect_kind(&page, "List", true)?;
             for item in items(&page)? {
                 self.expect_kind(item, "", false)?;
-                news.extend(self.ledger.draft(&mut draft, item).map_err(garbage)?);
-                self.tell_some(&mut news).await?;
+                self.draft(&mut draft, item).await?;
             }
             self.heard();
             let metadata = page.get("metadata").cloned().unwrap_or_default();
             let next = metadata.get("continue").and_then(Value::as_str).filter(|token| !token.is_empty());
             match next {
                 Some(token) => parameters.continue_token = Some(token.to_owned()),
-                None => return self.take_list(draft, news, &metadata).await,
+                None => return self.take_list(draft, &metadata).await,
             }
         }
     }
 
     /// A complete list counts from now on, and is told as one.
-    async fn take_list(&mut self, draft: Draft, mut news: Vec<News>, metadata: &Value) -> Result<String, End> {
+    async fn take_list(&mut self, draft: Draft, metadata: &Value) -> Result<String, End> {
         let position = position(metadata)?;
         let listed = version(Some(metadata));
         self.refuse_stale(listed)?;
-        news.extend(self.ledger.complete(draft, listed));
+        self.untold.extend(self.ledger.complete(draft, listed));
         self.position = Some(position.clone());
         self.state.listed = true;
         self.state.lists += 1;
-        self.tell(news).await?;
+        self.tell().await?;
         Ok(position)
+    }
+
+    /// Of a first list much is told before it is complete.
+    async fn draft(&mut self, draft: &mut Draft, object: &Value) -> Result<(), End> {
+        self.untold.extend(self.ledger.draft(draft, object).map_err(garbage)?);
+        if self.untold.len() >= SOME {
+            self.tell().await?;
+        }
+        Ok(())
     }
 
     /// A list that is older than what is known is not believed for a while. A server that lags catches up; one that was
@@ -275,9 +283,9 @@ impl Follow {
                 Err(_) => {}
                 Ok(line) => match line? {
                     Some(line) => {
-                        let news = self.take_event(&line)?;
+                        self.take_event(&line)?;
                         self.works();
-                        self.tell(news.into_iter().collect()).await?;
+                        self.tell().await?;
                         is_proven = true;
                         continue;
                     }
@@ -287,28 +295,28 @@ impl Follow {
             }
             is_proven = true;
             self.works();
-            self.tell(Vec::new()).await?;
+            self.tell().await?;
         }
     }
 
-    fn take_event(&mut self, line: &[u8]) -> Result<Option<News>, Failure> {
-        let (object, news) = match self.event(line, false)? {
+    fn take_event(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let object = match self.event(line, false)? {
             Event::Put(object) => {
-                let news = self.ledger.put(&object).map_err(garbage)?;
-                (object, news)
+                self.untold.extend(self.ledger.put(&object).map_err(garbage)?);
+                object
             }
             Event::Delete(object) => {
-                let news = self.ledger.delete(&object).map_err(garbage)?;
-                (object, news)
+                self.untold.extend(self.ledger.delete(&object).map_err(garbage)?);
+                object
             }
             Event::Bookmark { metadata, .. } => {
                 self.ledger.note_version(version(Some(&metadata)));
                 self.position = Some(position(&metadata)?);
-                return Ok(None);
+                return Ok(());
             }
         };
         self.position = Some(position(object.get("metadata").unwrap_or(&Value::Null))?);
-        Ok(news)
+        Ok(())
     }
 
     fn event(&mut self, line: &[u8], streaming: bool) -> Result<Event, Failure> {
@@ -397,13 +405,9 @@ impl Follow {
         }
     }
 
-    /// Tells what there is of a first list, before it is much.
-    async fn tell_some(&mut self, news: &mut Vec<News>) -> Result<(), Unheard> {
-        if news.len() < SOME { Ok(()) } else { self.tell(std::mem::take(news)).await }
-    }
-
-    async fn tell(&mut self, news: Vec<News>) -> Result<(), Unheard> {
+    async fn tell(&mut self) -> Result<(), Unheard> {
         self.state.objects = self.ledger.count();
+        let news = std::mem::take(&mut self.untold);
         let message = Message { watch: self.state.clone(), news, findings: self.ledger.new_findings() };
         self.out.send(message).await.map_err(|_| Unheard)
     }

@@ -6,6 +6,7 @@
 //! it is the same one (UID), and is named as unknown if it never had any.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use flatfell_rules::index::Change;
 use flatfell_rules::object::ObjectName;
@@ -41,10 +42,11 @@ pub struct Findings {
 #[derive(Debug)]
 pub struct Ledger {
     resource: Resource,
-    known: BTreeMap<ObjectName, Entry>,
+    /// By `namespace/name`.
+    known: BTreeMap<Box<str>, Entry>,
     /// Of those with something wrong, what.
-    faulty: BTreeMap<ObjectName, Vec<Complaint>>,
-    refused: BTreeSet<ObjectName>,
+    faulty: BTreeMap<Box<str>, Vec<Complaint>>,
+    refused: BTreeSet<Box<str>>,
     /// The newest version that was heard of.
     newest: u64,
     /// The number of the list that is being read or was read last.
@@ -58,7 +60,8 @@ pub struct Ledger {
 /// A known object.
 #[derive(Debug)]
 struct Entry {
-    uid: Box<str>,
+    /// A hash of the UID: what it tells apart are an object and its successor.
+    uid: u64,
     version: u64,
     standing: Standing,
     /// The number of the last list that had it.
@@ -85,7 +88,7 @@ pub struct Draft {
 /// What an object does when it counts.
 #[derive(Debug)]
 struct Put {
-    name: ObjectName,
+    name: Box<str>,
     entry: Entry,
     news: Option<News>,
     complaints: Vec<Complaint>,
@@ -94,8 +97,8 @@ struct Put {
 
 /// Name, UID and version of an object; the version is 0 where it cannot be compared.
 struct Identity {
-    name: ObjectName,
-    uid: Box<str>,
+    name: Box<str>,
+    uid: u64,
     version: u64,
 }
 
@@ -186,8 +189,8 @@ impl Ledger {
     pub fn complete(&mut self, draft: Draft, version: u64) -> Vec<News> {
         self.is_listed = true;
         let mut news: Vec<News> = draft.puts.into_iter().filter_map(|put| self.commit(put)).collect();
-        let is_missing = |(_, entry): &(&ObjectName, &Entry)| entry.list != self.list;
-        let missing: Vec<ObjectName> = self.known.iter().filter(is_missing).map(|(name, _)| name.clone()).collect();
+        let names = self.known.iter().filter(|(_, entry)| entry.list != self.list).map(|(name, _)| name.clone());
+        let missing: Vec<Box<str>> = names.collect();
         news.extend(missing.iter().filter_map(|name| self.remove(name)));
         // Not the greater of the two: a server that was restored counts from an earlier version.
         self.newest = version;
@@ -205,23 +208,25 @@ impl Ledger {
                 .known
                 .iter()
                 .filter(|(_, entry)| entry.standing == Standing::Unknown)
-                .map(|(name, _)| format!("{} {} was never understood", self.resource.kind(), shown(name)))
+                .map(|(name, _)| format!("{} {name} was never understood", self.resource.kind()))
                 .collect(),
-            refused: self.refused.iter().cloned().collect(),
+            refused: self.refused.iter().map(|name| object_name(name)).collect(),
         })
     }
 
     fn identity(&self, object: &Value) -> Result<Identity, Nameless> {
         let metadata = object.get("metadata");
         let name = match self.resource {
-            Resource::Pods | Resource::Policies => parse::name_of(object),
+            Resource::Pods | Resource::Policies => parse::name_of(object).map(|name| name.to_string().into()),
             Resource::Namespaces | Resource::Node => {
                 let name = metadata.and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
-                name.map(|name| ObjectName::new("", name))
+                name.map(Box::from)
             }
         };
-        let uid = metadata.and_then(|metadata| metadata.get("uid")).and_then(Value::as_str);
-        Ok(Identity { name: name.ok_or(Nameless)?, uid: uid.unwrap_or_default().into(), version: version(metadata) })
+        let uid = metadata.and_then(|metadata| metadata.get("uid")).and_then(Value::as_str).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        Ok(Identity { name: name.ok_or(Nameless)?, uid: hasher.finish(), version: version(metadata) })
     }
 
     fn judge(&self, Identity { name, uid, version }: Identity, object: &Value) -> Put {
@@ -240,7 +245,7 @@ impl Ledger {
         let consequence = if standing == Standing::Kept { "; its last good state stays in force" } else { "" };
         let complain = |(severity, fault): (Severity, Fault)| Complaint {
             severity,
-            text: format!("{} {}: {fault}{consequence}", self.resource.kind(), shown(&name)),
+            text: format!("{} {name}: {fault}{consequence}", self.resource.kind()),
         };
         let complaints = meaning.faults.into_iter().map(complain).collect();
         Put {
@@ -270,7 +275,7 @@ impl Ledger {
         news
     }
 
-    fn remove(&mut self, name: &ObjectName) -> Option<News> {
+    fn remove(&mut self, name: &str) -> Option<News> {
         let entry = self.known.remove(name)?;
         self.is_dirty |= self.faulty.remove(name).is_some() || entry.standing == Standing::Unknown;
         self.refused.remove(name);
@@ -288,15 +293,17 @@ fn is_newer(version: u64, known: u64) -> bool {
     version == 0 || known == 0 || version > known
 }
 
-fn shown(name: &ObjectName) -> String {
-    if name.namespace.is_empty() { name.name.clone() } else { name.to_string() }
+/// A name as it is shown, taken apart; no name has a slash.
+fn object_name(shown: &str) -> ObjectName {
+    let (namespace, name) = shown.split_once('/').unwrap_or_default();
+    ObjectName::new(namespace, name)
 }
 
-fn deletion(resource: Resource, name: &ObjectName) -> Option<News> {
+fn deletion(resource: Resource, shown: &str) -> Option<News> {
     Some(match resource {
-        Resource::Pods => News::Change(Change::DeletePod(name.clone())),
-        Resource::Namespaces => News::Change(Change::DeleteNamespace(name.name.clone())),
-        Resource::Policies => News::Change(Change::DeletePolicy(name.clone())),
+        Resource::Pods => News::Change(Change::DeletePod(object_name(shown))),
+        Resource::Namespaces => News::Change(Change::DeleteNamespace(shown.to_owned())),
+        Resource::Policies => News::Change(Change::DeletePolicy(object_name(shown))),
         Resource::Node => News::Node(None),
     })
 }

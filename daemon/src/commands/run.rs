@@ -25,6 +25,7 @@ use crate::controller::{Controller, Enforce, Source};
 use crate::engine::{self, Engine};
 use crate::http::Server;
 use crate::manifests::Manifests;
+use crate::memory;
 use crate::pause::{ANNOTATION, Pause, Resumed};
 use crate::state::{SourceState, State};
 
@@ -36,6 +37,7 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    memory::use_one_heap();
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let engine = match &args.manifests {
         Some(directory) => runtime.block_on(serve(args, manifests(directory))),
@@ -93,6 +95,7 @@ async fn serve<S: Source>(
     let mut beside = JoinSet::new();
     if args.manifests.is_none() {
         let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
+        beside.spawn(memory::give_back_after_lists(state.source.clone()));
         beside.spawn(cluster::arrive(state.clone(), has_earlier_rules, access, taint));
     }
     beside.spawn(server.serve(state));
