@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench cold-start image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps runc
 
@@ -53,6 +53,11 @@ mutants: deps
 # The pure parts; docs/benchmarks.md has the numbers of one run.
 bench: deps
 	cargo bench --package flatfell-bench --bench pure
+
+# Process start to policy in force, and memory, with a real API server.
+cold-start: deps fixture
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/cold_start 10000 50000
 
 # The image of this machine's architecture, as an OCI archive in target/image; no container engine is needed.
 image: deps

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 /// The node that is looked at.
-pub const NODE: &str = "node0";
+pub const NODE: &str = "node1";
 
 const NAMESPACES: usize = 50;
 const APPS: usize = 20;
@@ -32,7 +32,7 @@ impl Size {
 
     /// The namespaces.
     pub fn namespaces(&self) -> Vec<Value> {
-        let namespace = |number: usize| json!({"metadata": {"name": namespace_name(number), "labels": {"team": format!("team{}", number % 10)}}});
+        let namespace = |number: usize| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace_name(number), "labels": {"team": format!("team{}", number % 10)}}});
         (0..NAMESPACES).map(namespace).collect()
     }
 
@@ -43,7 +43,7 @@ impl Size {
 
     /// One more pod on another node, which policies name as a peer.
     pub fn joining_pod(&self) -> Value {
-        pod(self.pods, "node1")
+        pod(self.pods, "node2")
     }
 
     /// The policies.
@@ -52,7 +52,7 @@ impl Size {
     }
 
     fn node_of(&self, number: usize) -> String {
-        if number < self.local { NODE.to_owned() } else { format!("node{}", 1 + number % 40) }
+        if number < self.local { NODE.to_owned() } else { format!("node{}", 2 + number % 40) }
     }
 }
 
@@ -67,6 +67,8 @@ fn app_name(number: usize) -> String {
 fn pod(number: usize, node: &str) -> Value {
     let (high, low) = (number / 250, 1 + number % 250);
     json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
         "metadata": {
             "name": format!("pod{number}"),
             "namespace": namespace_name(number),
@@ -76,10 +78,11 @@ fn pod(number: usize, node: &str) -> Value {
         },
         "spec": {
             "nodeName": node,
-            "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8080}]}],
+            "containers": [{"name": "main", "image": "bench", "ports": [{"name": "http", "containerPort": 8080}]}],
         },
         "status": {
             "phase": "Running",
+            "podIP": format!("10.{}.{}.{low}", 64 + high / 250, high % 250),
             "podIPs": [{"ip": format!("10.{}.{}.{low}", 64 + high / 250, high % 250)}, {"ip": format!("fd00:64::{high:x}:{low:x}")}],
         },
     })
@@ -89,6 +92,8 @@ fn pod(number: usize, node: &str) -> Value {
 fn policy(number: usize) -> Value {
     let app = number / NAMESPACES;
     json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
         "metadata": {"name": format!("policy{number}"), "namespace": namespace_name(number), "uid": format!("uid-policy{number}")},
         "spec": {
             "podSelector": {"matchLabels": {"app": app_name(app)}},

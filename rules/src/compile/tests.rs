@@ -147,4 +147,5 @@ fn names_that_others_read_stay() {
     let guards = [Guard::RouterAdvertisement, Guard::LinkLocal, Guard::Multicast, Guard::Frame, Guard::DeniedReply];
     let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply"];
     assert_eq!(guards.map(Guard::word), words);
+    assert_eq!([80..=80, 8000..=9000].map(|range| sets::port_range(&range)), ["80", "8000-9000"]);
 }

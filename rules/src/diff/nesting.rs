@@ -52,3 +52,35 @@ fn target(verdict: &Verdict) -> Option<&str> {
         Verdict::Accept | Verdict::Drop | Verdict::Return => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ruleset::{BaseHook, Chain, Element, Hook, Rule, Value};
+
+    /// A base chain that jumps to the first of a row of chains, each of which jumps to the next.
+    fn row(length: usize) -> Table {
+        let jump = |to: usize| Expr::Verdict(Verdict::Jump(format!("c{to}")));
+        let chain = |number: usize| Chain {
+            hook: (number == 0).then_some(BaseHook { hook: Hook::Forward, priority: 0 }),
+            comment: String::new(),
+            rules: vec![Rule { exprs: vec![jump(number + 1)], comment: String::new() }],
+        };
+        let chains = (0..length).map(|number| (format!("c{number}"), chain(number)));
+        let last = (format!("c{length}"), Chain::default());
+        Table { chains: chains.chain([last]).collect(), ..Table::default() }
+    }
+
+    #[test]
+    fn jumps_of_rules_count() {
+        let (name, key) = ("map".to_owned(), Element::Key(vec![Value::Mark(1)]));
+        let late = |datum| BTreeMap::from([(&name, BTreeMap::from([(key.clone(), datum)]))]);
+        let verdict = late(Datum::Verdict(Verdict::Accept));
+        assert!(fits(&Table::default(), &row(DEEPEST - 1), &verdict));
+        assert!(!fits(&Table::default(), &row(DEEPEST), &verdict));
+        let nothing = late(Datum::None);
+        assert!(fits(&Table::default(), &row(DEEPEST), &nothing), "the kernel has taken these jumps before");
+    }
+}
