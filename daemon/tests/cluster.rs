@@ -324,6 +324,9 @@ async fn garbage_is_no_list_and_no_event() {
         api.apply(pod("new", 30, "n"));
         api.fault(Fault::None);
         daemon.agrees(&api).await;
+        // What the line would have said is not known.
+        let is_listed_again = |state: &Arc<SourceState>| state.watches.iter().all(|watch| watch.lists == 2);
+        daemon.state(is_listed_again).await;
     }
 }
 
