@@ -325,7 +325,9 @@ async fn garbage_is_no_list_and_no_event() {
         api.fault(Fault::None);
         daemon.agrees(&api).await;
         // What the line would have said is not known.
-        let is_listed_again = |state: &Arc<SourceState>| state.watches.iter().all(|watch| watch.lists >= 2);
+        let is_listed_again = |state: &Arc<SourceState>| {
+            state.watches.iter().any(|watch| watch.resource.name() == "pods" && watch.lists >= 2)
+        };
         daemon.state(is_listed_again).await;
     }
 }
