@@ -325,6 +325,11 @@ async fn garbage_is_no_list_and_no_event() {
         api.apply(pod("new", 30, "n"));
         api.fault(Fault::None);
         daemon.agrees(&api).await;
+        // What the line would have said is not known.
+        let is_listed_again = |state: &Arc<SourceState>| {
+            state.watches.iter().any(|watch| watch.resource.name() == "pods" && watch.lists >= 2)
+        };
+        daemon.state(is_listed_again).await;
     }
 }
 
@@ -336,10 +341,10 @@ async fn answers_that_are_no_lists_are_not_taken_for_empty_ones() {
         "{}",
         "[]",
         "<html>no</html>",
-        r#"{"kind":"PodList","metadata":{"resourceVersion":"5"}}"#,
-        r#"{"kind":"SecretList","metadata":{"resourceVersion":"5"},"items":[]}"#,
+        r#"{"kind":"PodList","metadata":{"resourceVersion":"99999"}}"#,
+        r#"{"kind":"SecretList","metadata":{"resourceVersion":"99999"},"items":[]}"#,
         r#"{"kind":"PodList","items":[]}"#,
-        r#"{"kind":"PodList","metadata":{"resourceVersion":"5"},"items":[{"metadata":{}}]}"#,
+        r#"{"kind":"PodList","metadata":{"resourceVersion":"99999"},"items":[{"metadata":{}}]}"#,
     ];
     for text in texts {
         let mut api = server().await;

@@ -58,7 +58,7 @@ pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response
     match fault {
         Fault::Hang => return std::future::pending().await,
         Fault::Status(code, of) if of.is_empty() || of == resource => return refused(code, "the fake refuses"),
-        Fault::Garbage(text) => return whole(200, text),
+        Fault::Garbage(text) => return whole(200, format!("{text}\n")),
         Fault::HangInBody => {
             let (sender, receiver) = mpsc::channel(1);
             tokio::spawn(async move { sender.closed().await });
