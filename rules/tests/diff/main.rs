@@ -434,10 +434,13 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
 
 #[test]
 fn an_element_that_only_denied_goes_without_tightening() {
+    let stamp = Expr::SetCtMark { keep: 0, value: 1 };
     let with = |elements: &[(u8, Verdict)]| {
         let chains = [
             ("base", base([rule([vmap("m")])])),
             ("deny", chain([asks("peers", Some(Expr::Verdict(Verdict::Return))), verdict(Verdict::Drop)])),
+            ("stamp", chain([rule([stamp.clone()]), verdict(Verdict::Drop)])),
+            ("stamp-some", chain([rule([stamp.clone()]), asks("peers", Some(Expr::Verdict(Verdict::Drop)))])),
             ("allow", chain([verdict(Verdict::Accept)])),
         ];
         table(chains, [("m", map(elements.iter().cloned())), ("peers", plain([1]))])
@@ -445,6 +448,8 @@ fn an_element_that_only_denied_goes_without_tightening() {
     let gone = |verdict: Verdict| tightens(with(&[(1, verdict), (2, Verdict::Drop)]), with(&[(2, Verdict::Drop)]));
     assert!(!gone(jump("deny")));
     assert!(!gone(Verdict::Drop));
+    assert!(!gone(jump("stamp")), "no packet of a stamped flow comes out");
+    assert!(gone(jump("stamp-some")));
     assert!(gone(jump("allow")));
     assert!(gone(Verdict::Accept));
     assert!(gone(Verdict::Return));
