@@ -9,7 +9,7 @@ use super::*;
 use crate::effective::{EffectivePod, EffectiveRule, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch};
 use crate::object::Protocol;
 use crate::policy::Tier;
-use crate::ruleset::{BaseHook, CtDirection, Hook};
+use crate::ruleset::{BaseHook, CtDirection, Datum, Hook, Verdict};
 use crate::sim::tracer::{Flow, Packet, Trace, trace};
 
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 10));
@@ -89,6 +89,17 @@ proptest! {
         for port in 1..=4 {
             prop_assert_eq!(sent(&effective, port, opening(0)).passed, decided(default, &rules, port), "port {}", port);
         }
+    }
+}
+
+#[test]
+fn a_pod_enters_by_one_name_whatever_its_first_tier() {
+    for tier in TIERS {
+        let effective = isolated(Fallback::Open, vec![rule(0, tier, Action::Deny, 1)]);
+        let ruleset = compile(&effective, &Layout::default()).ruleset;
+        let entries: Vec<_> = ruleset.tables[&Slot::A.inet()].sets["ingress4"].elements.values().collect();
+        let name = crate::names::name("ingress", "x/a", "x/a");
+        assert_eq!(entries, [&Datum::Verdict(Verdict::Jump(name))], "{tier:?}");
     }
 }
 
