@@ -603,7 +603,14 @@ async fn the_start_up_taint_goes_when_policy_is_in_force_and_no_other() {
     assert_eq!(patches(), 0, "not ready");
     api.fault(Fault::None);
     let taints = |state: &Arc<SourceState>| state.own_node.as_ref().map(|node| node.taints.clone());
-    daemon.state(|state| taints(state) == Some(vec!["other".to_owned()])).await;
+    let gone = async {
+        while taints(&daemon.state.borrow().clone()) != Some(vec!["other".to_owned()]) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(SOON, gone).await.is_err() {
+        panic!("not ready: {:?}, requests: {:#?}", state.not_ready(), api.requests());
+    }
     let node = api.edit(|world| world.objects[&("Node".to_owned(), String::new(), "n".to_owned())].clone());
     assert_eq!(node["spec"]["taints"], json!([other]));
     assert_eq!(patches(), 1);

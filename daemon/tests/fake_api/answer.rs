@@ -192,7 +192,8 @@ impl Watch {
                 () = changed => {}
                 () = self.sender.closed() => return Err(Gone),
                 () = sleep_until(Instant::now() + bookmarks) => {
-                    version = version.max(self.shared.world().version);
+                    // Not the version of now: an event that came since would be skipped.
+                    version = version.max(newest);
                     self.bookmark(version, json!({})).await?;
                 }
             }
