@@ -142,33 +142,18 @@ impl<S: Source, E: Enforce> Controller<S, E> {
 mod tests {
     use std::fs;
     use std::path::Path;
-    use std::sync::Mutex;
 
     use flatfell_rules::effective::Fallback;
 
     use super::*;
     use crate::manifests::Manifests;
-
-    /// Remembers what it shall enforce.
-    #[derive(Debug, Default)]
-    struct Memory(Mutex<Vec<Arc<Effective>>>);
-
-    impl Enforce for Memory {
-        fn enforce(&self, effective: Arc<Effective>) {
-            self.0.lock().expect("memory").push(effective);
-        }
-    }
+    use crate::testing::Memory;
 
     impl Memory {
-        fn count(&self) -> usize {
-            self.0.lock().expect("memory").len()
-        }
-
         /// Whether the last state isolates each pod's ingress.
         fn isolated(&self) -> Vec<bool> {
-            let states = self.0.lock().expect("memory");
-            let pods = states.last().map(|state| state.pods.as_slice()).unwrap_or_default();
-            pods.iter().map(|pod| pod.ingress.default == Fallback::Deny).collect()
+            let last = self.last().unwrap_or_default();
+            last.pods.iter().map(|pod| pod.ingress.default == Fallback::Deny).collect()
         }
     }
 

@@ -7,32 +7,22 @@ use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::{Namespaces, PodPeer, Selector};
 
 use super::*;
-
-/// Remembers what it shall enforce.
-#[derive(Debug, Default)]
-struct Memory(Mutex<Vec<Arc<Effective>>>);
-
-impl Enforce for Memory {
-    fn enforce(&self, effective: Arc<Effective>) {
-        self.0.lock().expect("memory").push(effective);
-    }
-}
+use crate::testing::Memory;
 
 impl Memory {
     /// How often it was told something, and whether the last word isolates somebody.
     fn told(&self) -> (usize, bool) {
-        let all = self.0.lock().expect("memory");
         let isolates =
             |pod: &EffectivePod| pod.ingress.default == Fallback::Deny || pod.egress.default != Fallback::Open;
-        (all.len(), all.last().is_some_and(|effective| effective.pods.iter().any(isolates)))
+        (self.count(), self.last().is_some_and(|effective| effective.pods.iter().any(isolates)))
     }
 
     fn isolates(&self) -> bool {
         self.told().1
     }
 
-    fn last(&self) -> Arc<Effective> {
-        self.0.lock().expect("memory").last().expect("something").clone()
+    fn newest(&self) -> Arc<Effective> {
+        self.last().expect("something")
     }
 }
 
@@ -67,12 +57,12 @@ fn a_pause_isolates_nobody_and_its_end_brings_the_newest_policy() {
     assert!(engine.isolates());
     pause.pause(MINUTE);
     assert_eq!(engine.told(), (2, false));
-    assert_eq!(engine.last().pods[0].addresses, policy().pods[0].addresses, "still known as local pods");
+    assert_eq!(engine.newest().pods[0].addresses, policy().pods[0].addresses, "still known as local pods");
     let newest = policy();
     pause.enforce(Arc::clone(&newest));
     assert!(!engine.isolates(), "policy that changes meanwhile");
     assert_eq!(pause.resume(), Resumed::Enforcing);
-    assert!(Arc::ptr_eq(&engine.last(), &newest));
+    assert!(Arc::ptr_eq(&engine.newest(), &newest));
     assert_eq!((pause.resume(), engine.told().0), (Resumed::WasNotPaused, 4));
 }
 
@@ -147,7 +137,7 @@ fn a_daemon_that_stops_leaves_no_pause_behind() {
     pause.enforce(Arc::clone(&wanted));
     pause.pause(MINUTE);
     assert!(Arc::ptr_eq(&pause.close().expect("to be enforced"), &wanted));
-    assert!(Arc::ptr_eq(&engine_paused.last(), &wanted));
+    assert!(Arc::ptr_eq(&engine_paused.newest(), &wanted));
     pause.pause(MINUTE);
     assert!(engine_paused.isolates(), "closed for good");
 }

@@ -1,12 +1,39 @@
-//! What the tests of this crate share: a network namespace of their own and the programs that fill it.
+//! What the tests of this crate share: a network namespace of their own and the programs that fill it; an engine that
+//! only remembers.
 
 use std::{
     io::Write,
     process::{Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
 };
 
+use flatfell_rules::effective::Effective;
 use nix::sched::{CloneFlags, unshare};
+
+use crate::controller::Enforce;
+
+/// Remembers what it shall enforce.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<Vec<Arc<Effective>>>);
+
+impl Enforce for Memory {
+    fn enforce(&self, effective: Arc<Effective>) {
+        self.0.lock().expect("memory").push(effective);
+    }
+}
+
+impl Memory {
+    /// How often it was told something.
+    pub fn count(&self) -> usize {
+        self.0.lock().expect("memory").len()
+    }
+
+    /// What it was told last.
+    pub fn last(&self) -> Option<Arc<Effective>> {
+        self.0.lock().expect("memory").last().cloned()
+    }
+}
 
 /// Runs `work` in a thread with a new network namespace, which goes when the thread and what it opened there are gone.
 pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
