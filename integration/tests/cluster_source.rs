@@ -189,11 +189,12 @@ fn from_its_first_commit_on_nothing_forbidden_passes() {
     assert_eq!(lost(&reports[forbidden.len()..]), 0, "allowed packets were lost");
 }
 
-/// The number of each stream's next packet when the node's first table is seen.
+/// The number of each stream's next packet when the node's first base chain is seen. A table alone decides nothing: one
+/// that only remembers the bridges' flags comes before.
 fn next_at_first_commit(cluster: &Cluster, traffic: &Traffic, streams: usize, stop: &AtomicBool) -> Vec<u32> {
     let node = cluster.lab.netns(Place::Node(1)).expect("the node");
     while !stop.load(Ordering::SeqCst) {
-        if node.feed("nft", &["list", "tables"], "").expect("nft").contains("flatfell") {
+        if node.feed("nft", &["list", "chains"], "").expect("nft").contains("hook") {
             break;
         }
     }
