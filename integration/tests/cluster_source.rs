@@ -4,6 +4,7 @@
 //! what was lost, how long a change took. What always holds: policy is seen with real packets, not in the daemon's words.
 #![allow(clippy::expect_used)]
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -171,7 +172,8 @@ fn an_annotation_of_the_node_opens_it() {
         let patch = json!({"metadata": {"annotations": {"flatfell.io/paused-until": until}}});
         cluster.api().patch(&node, &patch).expect("annotated");
     };
-    annotate(&cluster, json!("2999-01-01T00:00:00Z"));
+    let date = Command::new("date").args(["--utc", "--date=+1 hour", "+%FT%TZ"]).output().expect("date");
+    annotate(&cluster, json!(String::from_utf8(date.stdout).expect("text").trim()));
     daemon.wait_for("open", |report| report.synced && report.paused_until.is_some()).expect("open");
     cluster.expect("no policy", &[yes(tcp(WEB, DB, 80)), yes(tcp(OTHER, DB, 80))]);
     annotate(&cluster, Value::Null);
