@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
-use crate::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use crate::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats};
 use crate::pause::Paused;
 use crate::state::{EngineView, SourceState};
 use crate::status::Report;
@@ -40,7 +40,9 @@ fn meanings() -> BTreeMap<String, CounterMeaning> {
     let identity = RuleIdentity {
         policy: ObjectName::new("shop", "allow"),
         direction: Direction::Ingress,
-        content: "accept tcp/80 from \"any\"".to_owned(),
+        action: Action::Accept,
+        peers: "pods \"x\"".to_owned(),
+        ports: "tcp 80".to_owned(),
         occurrence: 0,
     };
     BTreeMap::from([
@@ -78,6 +80,7 @@ fn memory() -> Arc<Memory> {
             enforced: Some(Arc::new(effective())),
             synced: true,
             transactions,
+            rule_ids: RuleIds::default(),
         }),
         counters: Mutex::new(CounterSnapshot {
             values: values
@@ -148,7 +151,7 @@ async fn metrics_have_every_series_once() {
     for expected in [
         format!("flatfell_rule_packets_total{{{rule}"),
         format!("flatfell_rule_info{{{rule}"),
-        r#"index="2",content="accept tcp/80 from \"any\""} 1"#.to_owned(),
+        r#"index="2",content="accept peers pods \"x\" ports tcp 80"} 1"#.to_owned(),
         r#"flatfell_dropped_packets_total{namespace="shop",pod="fe",direction="ingress"} 2"#.to_owned(),
         r#"flatfell_dropped_bytes_total{namespace="shop",pod="fe",direction="ingress"} 120"#.to_owned(),
         r#"flatfell_would_drop_packets_total{namespace="shop",pod="fe",direction="egress"} 3"#.to_owned(),

@@ -90,7 +90,7 @@ impl Scrape {
                 let mut labels = rule(&total.meaning)?;
                 labels.truncate(4);
                 labels.push(("index", index.to_string()));
-                labels.push(("content", identity.content.clone()));
+                labels.push(("content", identity.content()));
                 Some((labels, 1))
             }
             _ => None,
@@ -227,11 +227,7 @@ impl Scrape {
 
 /// The word of an action in labels and tables.
 pub fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Accept => "accept",
-        Action::Deny => "deny",
-        Action::Pass => "pass",
-    }
+    action.word()
 }
 
 fn counters(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, series: BTreeMap<Labels, u64>) -> fmt::Result {

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use flatfell_rules::effective::RuleIdentity;
-use flatfell_rules::names;
 use flatfell_rules::object::ObjectName;
 use tokio::sync::watch;
 
@@ -180,8 +179,7 @@ impl State {
     }
 }
 
-/// The short name of a rule in metrics and tables: the first digits of its counter's name in nft, the same for as long as
-/// the rule says the same.
+/// The short name of a rule in metrics and tables, the same for as long as the rule says the same.
 pub fn rule_id(identity: &RuleIdentity) -> String {
-    names::hash(&identity.text()).chars().take(8).collect()
+    identity.label()
 }

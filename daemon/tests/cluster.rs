@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use flatfell::cluster::{Access, Cluster, Patience};
 use flatfell::controller::{Controller, Enforce};
-use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats};
 use flatfell::pause::Paused;
 use flatfell::state::{EngineView, SourceState, State};
 use flatfell_rules::effective::{Effective, Fallback, evaluate};
@@ -571,6 +571,7 @@ impl EngineView for Ready {
             enforced: Some(Arc::default()),
             synced: true,
             transactions: TransactionStats::default(),
+            rule_ids: RuleIds::default(),
         })
     }
 

@@ -30,7 +30,7 @@ use crate::lock::{Lock, LockError};
 use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
-pub use status::{EngineStatus, TransactionStats};
+pub use status::{EngineStatus, RuleIds, TransactionStats};
 
 /// How long a question to the engine's thread may take before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

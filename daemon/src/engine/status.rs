@@ -30,6 +30,21 @@ pub struct EngineStatus {
     pub synced: bool,
     /// Transactions so far.
     pub transactions: TransactionStats,
+    /// The ids that count whole connections.
+    pub rule_ids: RuleIds,
+}
+
+/// How far the ids are used that rules and pods are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleIds {
+    /// Ingress ids that are given out or not free yet.
+    pub ingress: usize,
+    /// Egress ids that are given out or not free yet.
+    pub egress: usize,
+    /// How many there are, for each direction.
+    pub limit: usize,
+    /// Rules and pods, of both directions, for which none was left: their traffic counts as not attributed.
+    pub without: usize,
 }
 
 impl EngineStatus {
@@ -44,6 +59,7 @@ impl EngineStatus {
             enforced: None,
             synced: false,
             transactions: TransactionStats::default(),
+            rule_ids: RuleIds::default(),
         }
     }
 }
