@@ -111,7 +111,6 @@ impl Lab {
             source: receiver,
             paused: shown,
             engine: engine.clone(),
-            totals: Arc::default(),
             unprotected: Arc::default(),
         };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::effective::RuleIdentity;
 use flatfell_rules::object::ObjectName;
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::Severity;
 use crate::pause::Paused;
-use crate::totals::{Total, Totals};
+use crate::totals::Total;
 
 /// What is read of the engine; tests stand in for it.
 pub trait EngineView: Send + Sync + 'static {
@@ -141,8 +142,6 @@ pub struct State {
     pub paused: watch::Receiver<Paused>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
-    /// What its counters add up to.
-    pub totals: Arc<Totals>,
     /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
     pub unprotected: Arc<OnceLock<Duration>>,
 }
@@ -156,7 +155,11 @@ impl std::fmt::Debug for State {
 impl State {
     /// What the counters say. Asks the kernel: may block for a moment.
     pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
-        self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
+        let CounterSnapshot { values, meanings } = self.engine.counters()?;
+        let total = |(name, meaning): (&String, &CounterMeaning)| {
+            Some(Total { meaning: meaning.clone(), value: *values.get(name)? })
+        };
+        Ok(meanings.iter().filter_map(total).collect())
     }
 
     /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.

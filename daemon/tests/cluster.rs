@@ -594,7 +594,6 @@ async fn the_start_up_taint_goes_when_policy_is_in_force_and_no_other() {
         source: daemon.state.clone(),
         paused: watch::channel(Paused::default()).1,
         engine: Arc::new(Ready),
-        totals: Arc::default(),
         unprotected: Arc::default(),
     };
     let key = Some("flatfell.io/not-ready".to_owned());

@@ -89,7 +89,6 @@ async fn serve<S: Source>(
         source: published,
         paused: control.pause.shown(),
         engine: engine.clone(),
-        totals: Arc::default(),
         unprotected: Arc::default(),
     };
     let mut beside = JoinSet::new();
