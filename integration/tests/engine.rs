@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flatfell::engine::{Cleanup, EngineConfig, EngineError};
@@ -14,6 +15,7 @@ use flatfell_integration::{Lab, LabConfig, Netns, Place, Probe};
 use flatfell_rules::compile::{Layout, Slot, compile};
 use flatfell_rules::diff::plan;
 use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::ids::Ids;
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
@@ -348,6 +350,7 @@ fn random_walk() {
             layout.slot = layout.slot.other();
         }
         let effective = effective(&now);
+        layout.ids = Arc::new(Ids::fresh(&effective));
         let want = compile(&effective, &layout).ruleset;
         let next = Layout { generation: layout.generation.next(), ..layout.clone() };
         let change = plan(&fake.ruleset, &want, || compile(&effective, &next).ruleset);
