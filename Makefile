@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
 .PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench cold-start image deploy-check clean
 
-APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps runc
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
 demo: deps
 	cargo build --quiet --workspace --bins

@@ -97,6 +97,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Series of single rules and pods in /metrics at most; those over it are left out and counted
+    #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
+    pub metrics_series_max: usize,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,

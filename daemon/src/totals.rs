@@ -59,6 +59,13 @@ impl Totals {
     /// Takes in what was read, and gives the totals of the counters that have a meaning now. One whose value is missing
     /// (a dump during a commit may leave some out) keeps its last total.
     pub fn update(&self, snapshot: &CounterSnapshot) -> Vec<Total> {
+        let totals = self.values(snapshot);
+        let named = snapshot.meanings.values().zip(totals);
+        named.filter_map(|(meaning, value)| Some(Total { meaning: meaning.clone(), value: value? })).collect()
+    }
+
+    /// The same without the meanings, in their order; `None` for a counter that was never read.
+    pub fn values(&self, snapshot: &CounterSnapshot) -> Vec<Option<CounterValue>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in &snapshot.values {
             seen.entry(name.clone()).or_default().read(*value);
@@ -66,13 +73,7 @@ impl Totals {
         if seen.len() > snapshot.meanings.len().saturating_add(GONE_MAX) {
             seen.retain(|name, _| snapshot.meanings.contains_key(name));
         }
-        snapshot
-            .meanings
-            .iter()
-            .filter_map(|(name, meaning)| {
-                seen.get(name).map(|seen| Total { meaning: meaning.clone(), value: seen.total() })
-            })
-            .collect()
+        snapshot.meanings.keys().map(|name| seen.get(name).map(|seen| seen.total())).collect()
     }
 }
 
