@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
-use crate::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats, Upkeep};
+use crate::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats, Upkeep};
 use crate::pause::Paused;
 use crate::state::{EngineView, SourceState};
 use crate::status::Report;
@@ -45,7 +45,9 @@ fn meanings() -> BTreeMap<String, CounterMeaning> {
     let identity = RuleIdentity {
         policy: ObjectName::new("shop", "allow"),
         direction: Direction::Ingress,
-        content: "accept tcp/80 from \"any\"".to_owned(),
+        action: Action::Accept,
+        peers: "pods \"x\"".to_owned(),
+        ports: "tcp 80".to_owned(),
         occurrence: 0,
     };
     BTreeMap::from([
@@ -84,6 +86,7 @@ fn memory() -> Arc<Memory> {
             synced: true,
             transactions,
             upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         }),
         counters: Mutex::new(CounterSnapshot {
             values: values

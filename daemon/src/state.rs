@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::effective::RuleIdentity;
 use flatfell_rules::index::Index;
-use flatfell_rules::names;
 use flatfell_rules::object::{Mode, ObjectName};
 use flatfell_rules::ruleset::CounterValue;
 use tokio::sync::watch;
@@ -230,8 +229,7 @@ impl State {
     }
 }
 
-/// The short name of a rule in metrics and tables: the first digits of its counter's name in nft, the same for as long as
-/// the rule says the same.
+/// The short name of a rule in metrics and tables, the same for as long as the rule says the same.
 pub fn rule_id(identity: &RuleIdentity) -> String {
-    names::hash(&identity.text()).chars().take(8).collect()
+    identity.label()
 }

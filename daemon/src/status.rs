@@ -215,7 +215,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
             CounterMeaning::WouldDrop { pod, direction } => {
                 would_drop.entry((pod, *direction)).or_default().add(total.value);
             }
-            CounterMeaning::Rule { .. } | CounterMeaning::Guard(_) => {}
+            _ => {}
         }
     }
     let direction = |pod: &EffectivePod, direction| {
@@ -256,7 +256,7 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
                 index: *index,
                 rule: rule_id(identity),
                 action: action.word().to_owned(),
-                content: identity.content.clone(),
+                content: identity.content(),
                 traffic: Traffic { packets: total.value.packets, bytes: total.value.bytes },
             }),
             _ => None,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use flatfell::batch::Batch;
 use flatfell::cluster::{Access, Cluster, Patience};
 use flatfell::controller::{Controller, Enforce};
-use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats, Upkeep};
+use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats, Upkeep};
 use flatfell::pause::Paused;
 use flatfell::state::{EngineView, SourceState, State};
 use flatfell_rules::effective::{Effective, Fallback, evaluate};
@@ -573,6 +573,7 @@ impl EngineView for Ready {
             synced: true,
             transactions: TransactionStats::default(),
             upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         })
     }
 

@@ -150,7 +150,7 @@ pub struct Compiled {
 /// What a named counter counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CounterMeaning {
-    /// Packets that a rule decided.
+    /// Of a rule that accepts: all packets of its connections, both ways. Of any other: the packets it decided.
     Rule {
         /// The rule.
         identity: RuleIdentity,
@@ -159,6 +159,32 @@ pub enum CounterMeaning {
         /// What it does.
         action: Action,
     },
+    /// Connections that a rule accepted: their number is that of the packets.
+    RuleConnections {
+        /// The rule.
+        identity: RuleIdentity,
+        /// Its place in its policy: shown, never a key.
+        index: usize,
+        /// What it does.
+        action: Action,
+    },
+    /// All packets, both ways, of a pod's connections that pass without a rule: it is not isolated in this direction, only audited
+    /// policies speak of it, or it reaches itself.
+    DefaultAllowed {
+        /// The pod.
+        pod: ObjectName,
+        /// The direction.
+        direction: Direction,
+    },
+    /// The number of those connections, as packets.
+    DefaultAllowedConnections {
+        /// The pod.
+        pod: ObjectName,
+        /// The direction.
+        direction: Direction,
+    },
+    /// Packets that passed and are counted for no rule and no pod: all ids are given out, or conntrack does not know them.
+    Unattributed,
     /// Packets of a pod that its isolation dropped.
     Dropped {
         /// The isolated pod.

@@ -241,7 +241,9 @@ mod tests {
         let identity = RuleIdentity {
             policy: object_name("x/p"),
             direction: Direction::Ingress,
-            content: String::new(),
+            action,
+            peers: String::new(),
+            ports: String::new(),
             occurrence: 0,
         };
         let ports = PortMatch::Ranges(Protocol::Tcp, vec![port..=port]);

@@ -32,7 +32,7 @@ use crate::lock::{Lock, LockError};
 use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
-pub use status::{EngineStatus, TransactionStats};
+pub use status::{EngineStatus, RuleIds, TransactionStats};
 pub use upkeep::{Programmed, Repair, Upkeep};
 
 /// How long a question to the engine's thread may take before it counts as hung.

@@ -33,6 +33,21 @@ pub struct EngineStatus {
     pub transactions: TransactionStats,
     /// What the work costs and how late it is.
     pub upkeep: Upkeep,
+    /// The ids that count whole connections.
+    pub rule_ids: RuleIds,
+}
+
+/// How far the ids are used that rules and pods are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleIds {
+    /// Ingress ids that are given out or not free yet.
+    pub ingress: usize,
+    /// Egress ids that are given out or not free yet.
+    pub egress: usize,
+    /// How many there are, for each direction.
+    pub limit: usize,
+    /// Rules and pods, of both directions, for which none was left: their traffic counts as not attributed.
+    pub without: usize,
 }
 
 impl EngineStatus {
@@ -48,6 +63,7 @@ impl EngineStatus {
             synced: false,
             transactions: TransactionStats::default(),
             upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         }
     }
 }

@@ -144,7 +144,7 @@ impl PodChains<'_> {
     fn rule_counter(&mut self, rule: &EffectiveRule) -> String {
         let meaning = CounterMeaning::Rule { identity: rule.identity.clone(), index: rule.index, action: rule.action };
         let policy = rule.identity.policy.to_string();
-        let text = format!("{} {}", rule.identity.direction, rule.identity.content);
+        let text = format!("{} {}", rule.identity.direction, rule.identity.content());
         self.table.counter(("rule", &rule.identity.text(), &policy), &text, meaning)
     }
 

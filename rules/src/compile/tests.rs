@@ -30,7 +30,9 @@ fn rule(index: usize, tier: Tier, action: Action, port: u16) -> EffectiveRule {
     let identity = RuleIdentity {
         policy: ObjectName::new("x", "p"),
         direction: Direction::Ingress,
-        content: format!("{tier:?} {action:?} {port}"),
+        action,
+        peers: format!("{tier:?}"),
+        ports: port.to_string(),
         occurrence: index,
     };
     let matches = vec![RuleMatch::Peer(PeerMatch::Any, PortMatch::Ranges(Protocol::Tcp, vec![port..=port]))];
@@ -128,7 +130,7 @@ fn base_chains_stand_between_conntrack_and_iptables() {
 #[test]
 fn an_identity_reads_as_all_that_it_is() {
     let identity = rule(2, Tier::Baseline, Action::Deny, 80).identity;
-    assert_eq!(identity.text(), "x/p ingress Baseline Deny 80 #2");
+    assert_eq!(identity.text(), "x/p ingress deny peers Baseline ports 80 #2");
     assert_eq!(isolated(Fallback::Open, Vec::new()).addresses(), [POD].into());
 }
 
