@@ -140,9 +140,14 @@ impl Out<'_, '_> {
         Ok(())
     }
 
-    /// A family without labels; no series where there is no value.
-    fn one<'v, V: Into<Value<'v>>>(&mut self, family: &Family, value: impl Into<Option<V>>) -> fmt::Result {
-        self.many(family, value.into().map(|value| ([], value)))
+    /// A family without labels.
+    fn one<'v>(&mut self, family: &Family, value: impl Into<Value<'v>>) -> fmt::Result {
+        self.many(family, [([], value)])
+    }
+
+    /// The same; no series where there is no value.
+    fn some<'v, V: Into<Value<'v>>>(&mut self, family: &Family, value: Option<V>) -> fmt::Result {
+        self.many(family, value.map(|value| ([], value)))
     }
 }
 
@@ -199,7 +204,7 @@ impl Own {
         out.one(&all::SYNCED, self.status.synced)?;
         out.one(&all::GENERATION, u64::from(self.status.generation))?;
         out.one(&all::PAUSED, self.paused.until.is_some())?;
-        out.one(&all::PAUSED_UNTIL, self.paused.until.and_then(|until| u64::try_from(until.as_second()).ok()))?;
+        out.some(&all::PAUSED_UNTIL, self.paused.until.and_then(|until| u64::try_from(until.as_second()).ok()))?;
         let bridges = self.status.upkeep.bridges.iter();
         out.many(
             &all::BRIDGE_FILTER,
@@ -225,7 +230,7 @@ impl Own {
             (word(severity.word()), count)
         });
         out.many(&all::SOURCE_PROBLEMS, problems)?;
-        out.one(&all::NODE_UNPROTECTED, self.unprotected)
+        out.some(&all::NODE_UNPROTECTED, self.unprotected)
     }
 
     /// Every combination, so that none is missing where it is zero.
@@ -268,8 +273,8 @@ impl Own {
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
         out.many(&all::PROGRAMMED_OBJECTS, upkeep.programmed.by_kind().map(|(kind, count)| (word(kind), count)))?;
-        out.one(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
-        out.one(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
+        out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
+        out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }
 
     /// How the API server is followed; nothing with a directory.
@@ -299,11 +304,11 @@ impl Own {
 
     fn process(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let process = &self.process;
-        out.one(&all::PROCESS_CPU, process.cpu)?;
-        out.one(&all::PROCESS_RESIDENT_MEMORY, process.resident)?;
-        out.one(&all::PROCESS_VIRTUAL_MEMORY, process.virtual_memory)?;
-        out.one(&all::PROCESS_OPEN_FDS, process.open_fds)?;
-        out.one(&all::PROCESS_MAX_FDS, process.max_fds)?;
-        out.one(&all::PROCESS_START_TIME, process.started)
+        out.some(&all::PROCESS_CPU, process.cpu)?;
+        out.some(&all::PROCESS_RESIDENT_MEMORY, process.resident)?;
+        out.some(&all::PROCESS_VIRTUAL_MEMORY, process.virtual_memory)?;
+        out.some(&all::PROCESS_OPEN_FDS, process.open_fds)?;
+        out.some(&all::PROCESS_MAX_FDS, process.max_fds)?;
+        out.some(&all::PROCESS_START_TIME, process.started)
     }
 }

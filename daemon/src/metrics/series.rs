@@ -280,7 +280,6 @@ fn describe(meaning: &CounterMeaning) -> Option<Described> {
         CounterMeaning::WouldDrop { pod, direction } => of_pod(Subject::WouldDrop, Adds::Traffic, pod, *direction),
         CounterMeaning::Guard(guard) => of(Subject::Guard, Adds::Traffic, &[guard.word()]),
         CounterMeaning::Unattributed => of(Subject::Unattributed, Adds::Traffic, &[]),
-        _ => None,
     }
 }
 
