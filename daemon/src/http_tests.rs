@@ -118,7 +118,6 @@ impl Lab {
             source: receiver,
             paused: shown,
             engine: engine.clone(),
-            totals: Arc::default(),
             metrics: Arc::default(),
             unprotected: Arc::default(),
         };

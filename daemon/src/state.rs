@@ -20,7 +20,7 @@ use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::Severity;
 use crate::pause::Paused;
 use crate::metrics::Metrics;
-use crate::totals::{Total, Totals};
+use crate::totals::Total;
 
 /// What each counter counts, by its name.
 pub type Meanings = Arc<BTreeMap<String, CounterMeaning>>;
@@ -181,8 +181,6 @@ pub struct State {
     pub paused: watch::Receiver<Paused>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
-    /// What its counters add up to.
-    pub totals: Arc<Totals>,
     /// What is kept between scrapes.
     pub metrics: Arc<Metrics>,
     /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
@@ -198,15 +196,25 @@ impl std::fmt::Debug for State {
 impl State {
     /// What the counters say. Asks the kernel: may block for a moment.
     pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
-        self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
+        let CounterSnapshot { values, meanings } = self.engine.counters()?;
+        let total = |(name, meaning): (&String, &CounterMeaning)| {
+            Some(Total { meaning: meaning.clone(), value: *values.get(name)? })
+        };
+        Ok(meanings.iter().filter_map(total).collect())
     }
 
     /// What each counter counts, and the totals in that order; `None` for one that was never read. Asks the kernel: may
     /// block for a moment.
     pub fn counters(&self) -> Result<(Meanings, Vec<Option<CounterValue>>), EngineError> {
-        let snapshot = self.engine.counters()?;
-        let totals = self.totals.values(&snapshot);
-        Ok((snapshot.meanings, totals))
+        let CounterSnapshot { values, meanings } = self.engine.counters()?;
+        // Both are in the same order: no look-ups.
+        let mut values = values.into_iter().peekable();
+        let totals = meanings.keys().map(|name| {
+            while values.next_if(|(other, _)| other < name).is_some() {}
+            values.next_if(|(other, _)| other == name).map(|(_, value)| value)
+        });
+        let totals = totals.collect();
+        Ok((meanings, totals))
     }
 
     /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.

@@ -596,7 +596,6 @@ async fn the_start_up_taint_goes_when_policy_is_in_force_and_no_other() {
         source: daemon.state.clone(),
         paused: watch::channel(Paused::default()).1,
         engine: Arc::new(Ready),
-        totals: Arc::default(),
         metrics: Arc::default(),
         unprotected: Arc::default(),
     };

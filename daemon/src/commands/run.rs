@@ -91,7 +91,6 @@ async fn serve<S: Source>(
         source: published,
         paused: control.pause.shown(),
         engine: engine.clone(),
-        totals: Arc::default(),
         metrics: Arc::new(Metrics::new(args.metrics_series_max)),
         unprotected: Arc::default(),
     };

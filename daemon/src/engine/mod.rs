@@ -5,6 +5,7 @@
 //! [`Cleanup`], whatever happens to the process; one daemon a network namespace.
 
 mod cleanup;
+mod gone;
 mod lookout;
 mod reconcile;
 mod status;
@@ -14,6 +15,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,7 +23,8 @@ use std::time::Duration;
 
 use flatfell_rules::compile::{CounterMeaning, Slot};
 use flatfell_rules::effective::Effective;
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::mark::ID_MAX;
+use flatfell_rules::ruleset::{CounterValue, Family, TableId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -47,6 +50,25 @@ pub struct EngineConfig {
     pub cut_established: bool,
     /// The bridges that carry pods; none: found by the pods' addresses.
     pub pod_bridges: Vec<String>,
+    /// How long a counter is kept whose rule or pod is gone.
+    pub counter_grace: Duration,
+    /// How many ids of each direction rules and pods are counted by, at most [`flatfell_rules::mark::ID_MAX`].
+    pub rule_ids: u16,
+    /// The file that remembers what counters lost; none: a restart forgets it.
+    pub carried: Option<PathBuf>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            own_node_egress: true,
+            cut_established: true,
+            pod_bridges: Vec::new(),
+            counter_grace: Duration::from_secs(15 * 60),
+            rule_ids: ID_MAX,
+            carried: None,
+        }
+    }
 }
 
 /// Why the engine cannot do what it is asked.
@@ -75,7 +97,7 @@ pub enum EngineError {
 /// Counter values by name, and what they mean.
 #[derive(Clone, Debug, Default)]
 pub struct CounterSnapshot {
-    /// Values as the kernel has them.
+    /// Totals: they never fall.
     pub values: BTreeMap<String, CounterValue>,
     /// What each name counts.
     pub meanings: Arc<BTreeMap<String, CounterMeaning>>,
@@ -246,9 +268,12 @@ pub fn tables_exist() -> Result<bool, EngineError> {
     Ok(table_ids().iter().any(|id| tables.contains(id)))
 }
 
-/// Every table this layout may have.
-fn table_ids() -> Vec<flatfell_rules::ruleset::TableId> {
-    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).collect()
+/// Every table this layout may have, and those of earlier ones.
+fn table_ids() -> Vec<TableId> {
+    let earlier = Slot::EARLIER
+        .into_iter()
+        .flat_map(|name| [Family::Inet, Family::Bridge].map(|family| TableId { family, name: name.to_owned() }));
+    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).chain(earlier).collect()
 }
 
 fn errno(errno: nix::errno::Errno) -> std::io::Error {

@@ -33,6 +33,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often it is asked whether our tables are still there: a flush by a firewall service tells nobody.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
+/// How often counters are read where nobody asks: what somebody resets or flushes is lost from the last reading on.
+const READ_EVERY: Duration = Duration::from_secs(5);
+
 /// What the thread is given.
 pub(super) struct Parts {
     pub(super) config: EngineConfig,
@@ -76,6 +79,7 @@ struct Worker {
     due: Option<Instant>,
     look_due: Instant,
     check_due: Instant,
+    read_due: Instant,
     link_fault: Option<String>,
     told: Told,
     _lock: Lock,
@@ -104,6 +108,7 @@ impl Worker {
             due: None,
             look_due: Instant::now(),
             check_due: Instant::now(),
+            read_due: Instant::now() + READ_EVERY,
             link_fault: None,
             told: Told::default(),
             _lock: lock,
@@ -121,12 +126,17 @@ impl Worker {
             let now = Instant::now();
             if self.check_due <= now {
                 self.check_due = now + CHECK_EVERY;
-                if self.reconciler.is_flushed() {
+                if self.reconciler.is_flushed() || self.reconciler.keeps_too_long() {
                     self.due = Some(now);
                 }
             }
             if self.due.is_some_and(|due| due <= now) {
                 self.reconcile();
+            }
+            if self.read_due <= now {
+                self.read_due = now + READ_EVERY;
+                // What cannot be read now is read the next time, or by whoever asks, who is told why not.
+                let _ = self.reconciler.read_counters();
             }
             if self.look_due <= now {
                 self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
