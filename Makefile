@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start scrape image deploy-check clean
 
-APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps runc
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
 demo: deps
 	cargo build --quiet --workspace --bins
@@ -63,6 +63,11 @@ bench: deps
 cold-start: deps fixture
 	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
 	./target/release/cold_start 10000 50000
+
+# CPU of a scrape with 10,000 rules in the kernel, and whether a change of policy waits for it.
+scrape: deps
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/scrape 1000 10000
 
 # The image of this machine's architecture, as an OCI archive in target/image; no container engine is needed.
 image: deps

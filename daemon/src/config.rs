@@ -99,6 +99,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Series of single rules and pods in /metrics at most; those over it are left out and counted
+    #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
+    pub metrics_series_max: usize,
     /// How long the counters of a rule or pod that is gone are kept, and exported: as 90s, 15m or 1h
     #[arg(long, value_name = "LENGTH", env = "FLATFELL_COUNTER_GRACE", default_value = "15m", value_parser = crate::pause::length)]
     pub counter_grace: Duration,

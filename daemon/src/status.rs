@@ -13,7 +13,7 @@ use flatfell_rules::ruleset::CounterValue;
 use serde::{Deserialize, Serialize};
 
 use crate::manifests::Severity;
-use crate::metrics::action_word;
+
 use crate::state::{State, rule_id};
 use crate::totals::Total;
 
@@ -255,7 +255,7 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
                 direction: identity.direction.to_string(),
                 index: *index,
                 rule: rule_id(identity),
-                action: action_word(*action).to_owned(),
+                action: action.word().to_owned(),
                 content: identity.content(),
                 traffic: Traffic { packets: total.value.packets, bytes: total.value.bytes },
             }),

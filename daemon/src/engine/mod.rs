@@ -10,6 +10,7 @@ mod lookout;
 mod reconcile;
 mod status;
 mod sweep;
+mod upkeep;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use flatfell_rules::ruleset::{CounterValue, Family, TableId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::batch::Batch;
 use crate::kernel::{CommitError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
@@ -34,6 +36,7 @@ use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
 pub use status::{EngineStatus, RuleIds, TransactionStats};
+pub use upkeep::{Programmed, Repair, Upkeep};
 
 /// How long a question to the engine's thread may take before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -102,7 +105,7 @@ pub struct CounterSnapshot {
 
 /// What the engine's thread is asked.
 enum Command {
-    Enforce(Arc<Effective>),
+    Enforce(Arc<Effective>, Batch),
     TakeOver,
     Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
@@ -169,8 +172,13 @@ impl Engine {
 
     /// Enforces this from now on; a value that was not enforced yet is passed over.
     pub fn submit(&self, effective: Arc<Effective>) {
+        self.submit_batch(effective, Batch::now());
+    }
+
+    /// The same, and the changes that made it so.
+    pub fn submit_batch(&self, effective: Arc<Effective>, batch: Batch) {
         *self.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&effective));
-        self.send(Command::Enforce(effective));
+        self.send(Command::Enforce(effective, batch));
     }
 
     /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.

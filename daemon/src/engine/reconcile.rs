@@ -20,6 +20,7 @@ use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Valu
 
 use super::gone::GoneCounters;
 use super::sweep::{Node, Stale, Sweeper};
+use super::upkeep::{Programmed, Repair, Upkeep};
 use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
@@ -122,6 +123,16 @@ impl Reconciler {
         }
     }
 
+    /// Whether the kernel has all of this.
+    pub(super) fn enforces(&self, wanted: &Arc<Effective>) -> bool {
+        self.have.is_some() && self.status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, wanted))
+    }
+
+    /// What the work costs and how late it is.
+    pub(super) fn upkeep(&mut self) -> &mut Upkeep {
+        &mut self.status.upkeep
+    }
+
     /// The next turn builds the other tables and lets the ones in force go behind them.
     pub(super) fn take_over(&mut self) {
         self.refusals = 0;
@@ -141,6 +152,7 @@ impl Reconciler {
         if flushed {
             tracing::warn!("somebody removed Flatfell's tables (nft flush ruleset?); they are written again");
             self.have = None;
+            self.status.upkeep.repaired(Repair::Tables);
         }
         flushed
     }
@@ -207,6 +219,7 @@ impl Reconciler {
         self.switched.retain(|bridge| links.is_bridge(bridge));
         let (v4, v6) = families(&wanted.addresses());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
+        off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
         let switched_on = off.iter().try_for_each(|off| {
             links
@@ -261,6 +274,7 @@ impl Reconciler {
         }
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
         self.meanings = Arc::new(counters);
+        self.status.upkeep.programmed = Programmed::of(&change.result);
         self.have = Some(change.result);
         if change.tightens {
             let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
@@ -389,6 +403,7 @@ impl Reconciler {
             self.take_over();
         }
         self.status.transactions.failed += 1;
+        self.status.upkeep.retries += 1;
         self.status.transactions.last_error = Some(error.to_string());
         tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
     }

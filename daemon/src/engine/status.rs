@@ -8,6 +8,7 @@ use std::sync::Arc;
 use flatfell_rules::compile::Slot;
 use flatfell_rules::effective::Effective;
 
+use super::upkeep::Upkeep;
 use crate::histogram::Histogram;
 use crate::kernel::CommitStats;
 
@@ -30,6 +31,8 @@ pub struct EngineStatus {
     pub synced: bool,
     /// Transactions so far.
     pub transactions: TransactionStats,
+    /// What the work costs and how late it is.
+    pub upkeep: Upkeep,
     /// The ids that count whole connections.
     pub rule_ids: RuleIds,
 }
@@ -49,7 +52,7 @@ pub struct RuleIds {
 
 impl EngineStatus {
     /// Before anything was submitted.
-    pub(super) fn starting() -> Self {
+    pub(crate) fn starting() -> Self {
         Self {
             not_ready: vec!["no policy has been enforced yet: the first transaction is still to come".to_owned()],
             warnings: Vec::new(),
@@ -59,6 +62,7 @@ impl EngineStatus {
             enforced: None,
             synced: false,
             transactions: TransactionStats::default(),
+            upkeep: Upkeep::default(),
             rule_ids: RuleIds::default(),
         }
     }

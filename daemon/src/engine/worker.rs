@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use flatfell_rules::effective::Effective;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
+use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
@@ -72,6 +73,8 @@ struct Worker {
     lookout: LookoutThread,
     reconciler: Reconciler,
     wanted: Option<Arc<Effective>>,
+    /// The changes that the kernel does not have.
+    waiting: Batch,
     /// When the wanted state shall be tried; `None` when it is enforced.
     due: Option<Instant>,
     look_due: Instant,
@@ -101,6 +104,7 @@ impl Worker {
             wake,
             reconciler: Reconciler::open(config)?,
             wanted: None,
+            waiting: Batch::default(),
             due: None,
             look_due: Instant::now(),
             check_due: Instant::now(),
@@ -157,8 +161,10 @@ impl Worker {
     fn commands(&mut self) -> Turn {
         loop {
             match self.inbox.try_recv() {
-                Ok(Command::Enforce(effective)) => {
+                Ok(Command::Enforce(effective, batch)) => {
                     self.wanted = Some(effective);
+                    self.waiting.add(batch);
+                    self.reconciler.upkeep().wait(&self.waiting);
                     self.due = Some(Instant::now());
                 }
                 Ok(Command::TakeOver) => {
@@ -203,14 +209,20 @@ impl Worker {
     fn reconcile(&mut self) {
         let Some(wanted) = self.wanted.clone() else { return };
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
+        if self.reconciler.enforces(&wanted) {
+            let served = std::mem::take(&mut self.waiting);
+            self.reconciler.upkeep().served(&served, Instant::now(), SystemTime::now());
+        }
     }
 
     /// Asks for a look at ways round us; whether it was taken.
-    fn look(&self) -> bool {
+    fn look(&mut self) -> bool {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
         let (v4, v6) = families(&addresses);
+        let pod_bridges = self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses);
+        self.reconciler.upkeep().see_bridges(&pod_bridges);
         self.lookout.look(Known {
-            pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
+            pod_bridges,
             ipvs: self.links.exists(IPVS_INTERFACE),
             v4,
             v6,
