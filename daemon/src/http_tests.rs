@@ -153,7 +153,10 @@ async fn metrics_have_every_series_once() {
     let lab = Lab::start().await;
     let answer = lab.get("/metrics").await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{head}"
+    );
     let rule = r#"namespace="shop",policy="allow",direction="ingress",rule=""#;
     for expected in [
         format!("flatfell_rule_packets_total{{{rule}"),

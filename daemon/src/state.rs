@@ -18,8 +18,8 @@ use crate::cluster::{OwnNode, WatchState};
 use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::manifests::Severity;
-use crate::pause::Paused;
 use crate::metrics::Metrics;
+use crate::pause::Paused;
 use crate::totals::Total;
 
 /// What each counter counts, by its name.

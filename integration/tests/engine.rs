@@ -210,9 +210,13 @@ fn edits_of_others_are_put_right() {
 
 /// The blocks of a listing of generation 2, as they would be in this one; nft shows its bits in the mask as well.
 fn in_generation(listing: &str, generation: u8) -> BTreeSet<String> {
-    let mark = |rest: &str| (format!("0x02{rest}"), format!("0x{generation:02x}{rest}"));
-    let swap = |text: String, (old, new): (String, String)| text.replace(&old, &new);
-    blocks(&[mark("000000"), mark("ffffff")].into_iter().fold(listing.to_owned(), swap))
+    // The bit beside the generation says that both halves have an id.
+    let top = |generation: u8, bit: u8| format!("0x{:02x}", generation << 1 | bit);
+    let marks = ["000000", "ffffff"].into_iter().flat_map(|rest| [(0, rest), (1, rest)]);
+    let swap = |text: String, (bit, rest): (u8, &str)| {
+        text.replace(&format!("{}{rest}", top(2, bit)), &format!("{}{rest}", top(generation, bit)))
+    };
+    blocks(&marks.fold(listing.to_owned(), swap))
 }
 
 /// One daemon a network namespace, and one in each.

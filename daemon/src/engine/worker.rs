@@ -221,12 +221,7 @@ impl Worker {
         let (v4, v6) = families(&addresses);
         let pod_bridges = self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses);
         self.reconciler.upkeep().see_bridges(&pod_bridges);
-        self.lookout.look(Known {
-            pod_bridges,
-            ipvs: self.links.exists(IPVS_INTERFACE),
-            v4,
-            v6,
-        })
+        self.lookout.look(Known { pod_bridges, ipvs: self.links.exists(IPVS_INTERFACE), v4, v6 })
     }
 
     /// Everything reads what stands here.

@@ -74,7 +74,11 @@ fn a_rule_has_its_traffic_its_connections_and_what_it_says() {
 #[test]
 fn counters_with_the_same_labels_are_one_series() {
     let mut series = Series::default();
-    let all = meanings([CounterMeaning::Guard(Guard::Frame), CounterMeaning::Guard(Guard::Frame), CounterMeaning::Unattributed]);
+    let all = meanings([
+        CounterMeaning::Guard(Guard::Frame),
+        CounterMeaning::Guard(Guard::Frame),
+        CounterMeaning::Unattributed,
+    ]);
     series.update(&all, &[value(4), value(5), value(1)], Instant::now());
     let (text, size) = text(&series, 0);
     assert!(text.starts_with("flatfell_guard_packets_total{guard=\"frame\"} 9\n"), "{text}");
@@ -112,7 +116,9 @@ fn what_comes_back_stands_once() {
     let mut series = Series::default();
     let start = Instant::now();
     let (both, one) = (meanings([dropped("a"), dropped("b")]), meanings([dropped("a")]));
-    for (meanings, totals) in [(&both, vec![value(1), value(2)]), (&one, vec![value(1)]), (&both, vec![value(1), value(4)])] {
+    for (meanings, totals) in
+        [(&both, vec![value(1), value(2)]), (&one, vec![value(1)]), (&both, vec![value(1), value(4)])]
+    {
         series.update(meanings, &totals, start);
     }
     let (text, size) = text(&series, ALL);

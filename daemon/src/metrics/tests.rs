@@ -171,7 +171,8 @@ fn each_metric_of_the_catalogue_is_exported_and_no_other() {
 #[test]
 fn both_formats_say_the_same() {
     let series = |text: &str| -> BTreeSet<String> {
-        let moving = |line: &&str| !line.starts_with('#') && !line.contains("_seconds ") && !line.starts_with("process_");
+        let moving =
+            |line: &&str| !line.starts_with('#') && !line.contains("_seconds ") && !line.starts_with("process_");
         text.lines().filter(moving).filter(|line| !line.contains("silence")).map(str::to_owned).collect()
     };
     let (text, open) = (exposition(Format::Text), exposition(Format::OpenMetrics));
