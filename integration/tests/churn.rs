@@ -44,7 +44,7 @@ fn metrics(lab: &Lab) -> Option<String> {
     let ask = || {
         let mut stream = TcpStream::connect(DEFAULT_LISTEN).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: flatfell\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: flatfell\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         // Cut short by a kill: the last line may be half a number.
