@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 
+use crate::batch::Batch;
 use crate::cluster::{self, Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
 use crate::control::{Answer, Handler, Request, Socket};
@@ -26,6 +27,7 @@ use crate::engine::{self, Engine};
 use crate::http::Server;
 use crate::manifests::Manifests;
 use crate::memory;
+use crate::metrics::Metrics;
 use crate::pause::{ANNOTATION, Pause, Resumed};
 use crate::state::{SourceState, State};
 
@@ -89,7 +91,7 @@ async fn serve<S: Source>(
         source: published,
         paused: control.pause.shown(),
         engine: engine.clone(),
-        totals: Arc::default(),
+        metrics: Arc::new(Metrics::new(args.metrics_series_max)),
         unprotected: Arc::default(),
     };
     let mut beside = JoinSet::new();
@@ -140,10 +142,10 @@ impl Control {
 }
 
 impl Enforce for Control {
-    fn enforce(&self, effective: Arc<Effective>) {
+    fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
         // Before the policy it was published with: a node that is paused starts paused.
         self.read_annotation();
-        self.pause.enforce(effective);
+        self.pause.enforce(effective, batch);
     }
 }
 

@@ -14,7 +14,7 @@ use flatfell::manifests::yaml;
 use serde_json::Value;
 
 /// Overlays of kustomize and values files of the chart that mean the same; `base` has no values file.
-pub const VARIANTS: [&str; 9] = [
+pub const VARIANTS: [&str; 11] = [
     "base",
     "kubeadm-flannel",
     "flannel-nftables",
@@ -23,6 +23,8 @@ pub const VARIANTS: [&str; 9] = [
     "startup-taint",
     "metrics",
     "pod-monitor",
+    "service-monitor",
+    "monitoring",
     "uninstall",
 ];
 
