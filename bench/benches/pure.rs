@@ -63,7 +63,7 @@ fn ruleset(effective: &Effective, layout: &Layout) -> Ruleset {
 /// As the engine does it: the next generation is compiled only if the change tightens.
 fn planned(have: &Ruleset, effective: &Effective, layout: &Layout) -> RulesetChange {
     let next = || ruleset(effective, &Layout { generation: layout.generation.next(), ..layout.clone() });
-    plan(have, &ruleset(effective, layout), next)
+    plan(have, ruleset(effective, layout), next)
 }
 
 fn encoded(change: &RulesetChange) -> usize {
@@ -86,8 +86,8 @@ fn at_size(criterion: &mut Criterion, size: Size) {
     let layout = layout();
     let (had, has) = (evaluate(&before), evaluate(&after));
     let (have, want) = (ruleset(&had, &layout), ruleset(&has, &layout));
-    let whole = plan(&Ruleset::default(), &have, || have.clone());
-    assert!(!plan(&have, &want, || want.clone()).is_empty(), "the pod that joins changes nothing here");
+    let whole = plan(&Ruleset::default(), have.clone(), || have.clone());
+    assert!(!plan(&have, want.clone(), || want.clone()).is_empty(), "the pod that joins changes nothing here");
     println!("{} pods: the whole ruleset is {} operations, {} bytes", size.pods, whole.switch.len(), encoded(&whole));
 
     let mut group = criterion.benchmark_group("pure");
@@ -98,7 +98,7 @@ fn at_size(criterion: &mut Criterion, size: Size) {
     group.bench_function(id("evaluate"), |b| b.iter(|| black_box(evaluate(&before))));
     group.bench_function(id("compile"), |b| b.iter(|| black_box(ruleset(&had, &layout))));
     group.bench_function(id("encode everything"), |b| b.iter(|| black_box(encoded(&whole))));
-    group.bench_function(id("plan of a pod that joins"), |b| b.iter(|| black_box(plan(&have, &want, || want.clone()))));
+    group.bench_function(id("plan of a pod that joins"), |b| b.iter(|| black_box(plan(&have, want.clone(), || want.clone()))));
     group.bench_function(id("a pod joins, to bytes"), |b| {
         b.iter_batched(
             || (before.clone(), joins.clone()),

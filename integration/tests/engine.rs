@@ -396,7 +396,7 @@ fn random_walk() {
         layout.ids = Arc::new(Ids::fresh(&effective));
         let want = compile(&effective, &layout).ruleset;
         let next = Layout { generation: layout.generation.next(), ..layout.clone() };
-        let change = plan(&fake.ruleset, &want, || compile(&effective, &next).ruleset);
+        let change = plan(&fake.ruleset, want.clone(), || compile(&effective, &next).ruleset);
         for ops in change.steps() {
             kernel.commit(ops).unwrap_or_else(|error| panic!("step {step}: {error}"));
             fake.commit(ops).unwrap();

@@ -283,7 +283,7 @@ fn same_pods(before: &Effective, after: &Effective, probe: &Probe) -> bool {
 /// address of it changes hands (until the last step the old pod's rules still have it: fewer packets pass, not more).
 fn between(seed: u64, before: &Cluster, after: &Cluster, probes: &[Probe]) {
     let have = compiled(before, 7);
-    let change = plan(&have, &compiled(after, 7), || compiled(after, 8));
+    let change = plan(&have, compiled(after, 7), || compiled(after, 8));
     let (was, becomes) = (Oracle::new(before), Oracle::new(after));
     let (old, new) = (effective(before), effective(after));
     let steady: Vec<&Probe> = probes
@@ -328,7 +328,7 @@ fn a_change_that_forbids_something_tightens() {
         let before = cluster(&mut random);
         let probes = probes(&mut random, &before, PROBES);
         let after = change(&mut random, &before);
-        let change = plan(&compiled(&before, 7), &compiled(&after, 7), || compiled(&after, 8));
+        let change = plan(&compiled(&before, 7), compiled(&after, 7), || compiled(&after, 8));
         let (was, becomes) = (Oracle::new(&before), Oracle::new(&after));
         for probe in probes.iter().filter(|probe| was.allowed(probe) && !becomes.allowed(probe)) {
             tightened += 1;

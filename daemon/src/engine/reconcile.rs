@@ -35,6 +35,9 @@ const REFUSALS: u32 = 3;
 /// milliseconds (docs/dataplane.md).
 const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
 
+/// What happened to running connections before is not known.
+const UNCHECKED: &str = "running connections are still to be checked";
+
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
@@ -241,7 +244,7 @@ impl Reconciler {
         }
         let mut want = have.clone();
         switched.write_to(want.tables.entry(self.slot.inet()).or_default());
-        let change = diff(&have, &want);
+        let change = diff(&have, want);
         for step in change.steps() {
             self.commit(step)?;
         }
@@ -262,7 +265,14 @@ impl Reconciler {
             self.gone.keep_in((table, &mut counters), &have, &self.meanings, Instant::now());
         }
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
-        let mut change = plan(&have, &ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset);
+        // Where no table has a generation, no flow carries one: there is nothing that a new one would set apart.
+        let is_first = !have.tables.values().any(|table| mark_of(table).is_some());
+        let mut change = if is_first {
+            self.sweep_fault = Some(UNCHECKED.to_owned());
+            Change { tightens: false, ..diff(&have, ruleset) }
+        } else {
+            plan(&have, ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset)
+        };
         let old_tables: Vec<TableId> =
             have.tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
         self.carry_counters(&old_tables, &mut change)?;
@@ -276,13 +286,16 @@ impl Reconciler {
         self.meanings = Arc::new(counters);
         self.status.upkeep.programmed = Programmed::of(&change.result);
         self.have = Some(change.result);
+        let stale = match self.sweep_fault {
+            Some(_) => Some(Stale::Any),
+            None => change.tightens.then_some(Stale::Generation(self.generation)),
+        };
         if change.tightens {
-            let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
             self.generation = next;
+        }
+        if let Some(stale) = stale {
             std::thread::sleep(REST_AFTER_BUMP);
             self.sweep(wanted, links, stale);
-        } else if self.sweep_fault.is_some() {
-            self.sweep(wanted, links, Stale::Any);
         }
         Ok(())
     }
@@ -312,7 +325,7 @@ impl Reconciler {
         }
         let expected = compile(wanted, &self.layout(wanted, bridges, links)).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
-        self.sweep_fault = Some("running connections are still to be checked".to_owned());
+        self.sweep_fault = Some(UNCHECKED.to_owned());
         Ok(self.kernel.read(&table_ids(), &expected)?)
     }
 
@@ -328,7 +341,7 @@ impl Reconciler {
         let earlier = have.tables.values().find_map(mark_of);
         self.generation = earlier.map_or(Generation::FIRST, unlike);
         self.sweep_fault = match earlier {
-            Some(_) => Some("running connections are still to be checked".to_owned()),
+            Some(_) => Some(UNCHECKED.to_owned()),
             None => self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}")),
         };
     }

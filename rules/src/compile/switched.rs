@@ -121,7 +121,7 @@ mod tests {
         let have = compile(&Effective::default(), &Layout::default()).ruleset;
         let mut want = have.clone();
         some().write_to(want.tables.get_mut(&Slot::A.inet()).expect("a table"));
-        let change = diff(&have, &want);
+        let change = diff(&have, want.clone());
         assert!(!change.tightens, "no packet asks these sets");
         let ops: Vec<_> = change.steps().flatten().map(|op| &op.kind).collect();
         assert!(ops.len() == 2 && ops.iter().all(|op| matches!(op, OpKind::AddElements { .. })), "{ops:?}");
@@ -133,7 +133,7 @@ mod tests {
         some().write_to(&mut first);
         let have = Ruleset { tables: [(Slot::A.inet(), first)].into() };
         let want = compile(&Effective::default(), &Layout { switched: some(), ..Layout::default() }).ruleset;
-        let change = diff(&have, &want);
+        let change = diff(&have, want.clone());
         assert!(change.tightens, "its base chains are new");
         assert!(!change.steps().flatten().any(|op| matches!(op.kind, OpKind::DeleteTable)));
     }

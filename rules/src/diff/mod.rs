@@ -47,14 +47,8 @@ impl Change {
 }
 
 /// The change from one ruleset to another, without a new generation.
-pub fn diff(have: &Ruleset, want: &Ruleset) -> Change {
-    plan(have, want, || want.clone())
-}
-
-/// The change from one ruleset to another; where it tightens, its last step goes on to the `bumped` rules: those of
-/// the next generation, which differ from the wanted ones in rules and elements only.
-pub fn plan(have: &Ruleset, want: &Ruleset, bumped: impl FnOnce() -> Ruleset) -> Change {
-    let mut change = Change { result: want.clone(), ..Change::default() };
+pub fn diff(have: &Ruleset, want: Ruleset) -> Change {
+    let mut change = Change::default();
     for (id, wanted) in &want.tables {
         change.tightens |= have.tables.get(id).map_or_else(
             || tighten::new_table(id, wanted),
@@ -65,6 +59,14 @@ pub fn plan(have: &Ruleset, want: &Ruleset, bumped: impl FnOnce() -> Ruleset) ->
     for id in have.tables.keys().filter(|id| !want.tables.contains_key(*id)) {
         Planner { id, change: &mut change }.clean(OpKind::DeleteTable);
     }
+    change.result = want;
+    change
+}
+
+/// The change from one ruleset to another; where it tightens, its last step goes on to the `bumped` rules: those of
+/// the next generation, which differ from the wanted ones in rules and elements only.
+pub fn plan(have: &Ruleset, want: Ruleset, bumped: impl FnOnce() -> Ruleset) -> Change {
+    let mut change = diff(have, want);
     if change.tightens {
         bump(&mut change, &bumped());
     }

@@ -88,7 +88,7 @@ fn table<'a>(
 
 /// The change, which does something unless both are equal, after the fake kernel took it and ended where it says.
 fn change(have: &Ruleset, want: &Ruleset) -> Change {
-    let change = diff::diff(have, want);
+    let change = diff::diff(have, want.clone());
     let mut kernel = FakeKernel { ruleset: have.clone() };
     for step in [&change.make, &change.switch, &change.clean] {
         kernel.commit(step).expect("the kernel takes it");
@@ -497,14 +497,14 @@ fn the_bumped_rules_come_last_and_only_if_the_change_tightens() {
     let stamp = |generation: u32| base([rule([Expr::SetCtMark { keep: 0x00ff_ffff, value: generation << 24 }])]);
     let have = one(table([("base", stamp(1)), ("pod", chain([verdict(Verdict::Accept)]))], [("old", plain([]))]));
     let pod = |generation, end| one(table([("base", stamp(generation)), ("pod", chain([verdict(end)]))], []));
-    let change = diff::plan(&have, &pod(1, Verdict::Drop), || pod(2, Verdict::Drop));
+    let change = diff::plan(&have, pod(1, Verdict::Drop), || pod(2, Verdict::Drop));
     assert_eq!(lines(&change.switch), ["flush chain pod", "add rule pod drop"]);
     assert_eq!(
         lines(&change.clean),
         ["delete set old", "flush chain base", "add rule base ct mark set ct mark & 0x02ffffff | 0x02000000"]
     );
     assert_eq!(change.result, pod(2, Verdict::Drop));
-    let same = diff::plan(&have, &pod(1, Verdict::Accept), || panic!("no new generation is needed"));
+    let same = diff::plan(&have, pod(1, Verdict::Accept), || panic!("no new generation is needed"));
     assert_eq!(same.result, pod(1, Verdict::Accept));
     assert_eq!(lines(&same.clean), ["delete set old"]);
 }

@@ -285,7 +285,7 @@ proptest! {
         let namespace = Namespace::new("steps");
         let mut fake = FakeKernel::default();
         for seed in seeds {
-            let change = diff::diff(&fake.ruleset, &random::varied(seeds[0], seed, 3));
+            let change = diff::diff(&fake.ruleset, random::varied(seeds[0], seed, 3));
             for step in [&change.make, &change.switch, &change.clean] {
                 fake.commit(step).expect("the fake kernel takes it");
                 for part in step.chunk_by(|before, after| adds_elements(before) == adds_elements(after)) {
