@@ -217,20 +217,6 @@ async fn counters_that_cannot_be_read_leave_the_last_values() {
     assert!(age(&lab.get("/metrics").await) < 0.001);
 }
 
-#[tokio::test]
-async fn an_exported_counter_never_falls() {
-    let lab = Lab::start().await;
-    let frame = |body: String| {
-        let line = body.lines().find(|line| line.starts_with("flatfell_guard_packets_total")).map(str::to_owned);
-        line.and_then(|line| line.rsplit_once(' ').map(|(_, value)| value.to_owned())).expect("a value")
-    };
-    assert_eq!(frame(lab.get("/metrics").await), "9");
-    for value in lab.engine.counters.lock().expect("counters").values.values_mut() {
-        *value = CounterValue { packets: 1, bytes: 60 };
-    }
-    assert_eq!(frame(lab.get("/metrics").await), "11");
-}
-
 /// What stands at the end of every /readyz of the lab.
 const NOTES: &str = "notes:\n- a flowtable of somebody else\n";
 
