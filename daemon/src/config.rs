@@ -8,11 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flatfell_rules::compile::FlowLog;
 use hyper::Uri;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Access;
 use crate::engine::EngineConfig;
+
+mod flows;
+
+pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
@@ -62,6 +67,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show pods, isolation, rules and their counters from the running daemon
     Status(StatusArgs),
+    /// Show packets that were denied, or would have been, from the running daemon
+    Flows(FlowsArgs),
     /// Let the running daemon enforce nothing for a while: break-glass, for this node alone
     Pause(PauseArgs),
     /// End a pause: policy is enforced again
@@ -97,15 +104,19 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// The flow log.
+    #[command(flatten)]
+    pub flows: FlowLogArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,
 }
 
 impl RunArgs {
-    /// The engine's part.
-    pub fn engine(&self) -> EngineConfig {
+    /// The engine's part; `flow_log` is what the kernel can log.
+    pub fn engine(&self, flow_log: Option<FlowLog>) -> EngineConfig {
         EngineConfig {
+            flow_log,
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
@@ -223,6 +234,9 @@ pub struct RenderArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// What the rules log.
+    #[command(flatten)]
+    pub flows: FlowRuleArgs,
 }
 
 /// How a ruleset is printed.
@@ -290,6 +304,9 @@ pub enum ConfigError {
     /// No name an interface can have.
     #[error("an interface's name has 1 to 15 bytes, without '/', ':' and white space")]
     Bridge,
+    /// No place for the flow log.
+    #[error("expected off, stdout or the path of a file with its directory, as /var/log/flatfell/flows.json")]
+    FlowLog,
     /// No filter for log lines.
     #[error("expected error, warn, info, debug or trace, or directives as `info,flatfell::manifests=debug`: {0}")]
     LogLevel(String),

@@ -110,6 +110,7 @@ impl Lab {
             engine: engine.clone(),
             totals: Arc::default(),
             unprotected: Arc::default(),
+            flows: Arc::default(),
         };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let address = server.address;

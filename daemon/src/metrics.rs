@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cluster::WatchState;
 use crate::engine::EngineStatus;
+use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
 use crate::pause::Paused;
 use crate::state::{SourceState, State, rule_id};
@@ -38,6 +39,7 @@ struct Scrape {
     is_ready: bool,
     unprotected: Option<Duration>,
     totals: Vec<Total>,
+    flows: FlowNumbers,
 }
 
 /// The metrics now. Asks the kernel: may block for a moment.
@@ -52,6 +54,7 @@ pub fn render(state: &State) -> Result<String, fmt::Error> {
         paused: state.paused.borrow().clone(),
         is_ready: state.not_ready().is_empty(),
         unprotected: state.unprotected.get().copied(),
+        flows: state.flows.numbers(&totals),
         totals,
     };
     let mut registry = Registry::default();
@@ -65,6 +68,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.rules(&mut encoder)?;
         self.drops(&mut encoder)?;
+        self.flow_log(&mut encoder)?;
         self.transactions(&mut encoder)?;
         self.state(&mut encoder)?;
         self.watches(&mut encoder)
@@ -116,6 +120,18 @@ impl Scrape {
             CounterMeaning::Guard(guard) => Some(vec![("guard", guard.word().to_owned())]),
             _ => None,
         })
+    }
+
+    fn flow_log(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let series = |label: &'static str, numbers: &[(&str, u64)]| {
+            numbers.iter().map(|(word, count)| (vec![(label, (*word).to_owned())], *count)).collect()
+        };
+        let help = "Denied and audited packets in the flow log";
+        counters(encoder, "flatfell_flow_log_records", help, series("verdict", &self.flows.records))?;
+        let help = "Denied and audited packets that are not in the flow log";
+        counters(encoder, "flatfell_flow_log_lost", help, series("reason", &self.flows.lost))?;
+        let help = "Kubernetes Events of denials";
+        counters(encoder, "flatfell_flow_events", help, series("result", &self.flows.events))
     }
 
     fn transactions(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::cluster::{OwnNode, WatchState};
 use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
+use crate::flows::Flows;
 use crate::manifests::Severity;
 use crate::pause::Paused;
 use crate::totals::{Total, Totals};
@@ -146,6 +147,8 @@ pub struct State {
     pub totals: Arc<Totals>,
     /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
     pub unprotected: Arc<OnceLock<Duration>>,
+    /// What was denied.
+    pub flows: Arc<Flows>,
 }
 
 impl std::fmt::Debug for State {
@@ -164,6 +167,7 @@ impl State {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.paused.borrow().notes();
         notes.extend(self.engine.status().warnings.iter().cloned());
+        notes.extend(self.flows.fault());
         notes
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flatfell_rules::compile::{CounterMeaning, Slot};
+use flatfell_rules::compile::{CounterMeaning, FlowLog, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ruleset::CounterValue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -44,6 +44,8 @@ pub struct EngineConfig {
     pub cut_established: bool,
     /// The bridges that carry pods; none: found by the pods' addresses.
     pub pod_bridges: Vec<String>,
+    /// Where the rules log denials.
+    pub flow_log: Option<FlowLog>,
 }
 
 /// Why the engine cannot do what it is asked.

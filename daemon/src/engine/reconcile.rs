@@ -293,6 +293,7 @@ impl Reconciler {
             ports: links.ports(bridges),
             switched: self.switched.clone(),
             own_node_egress: self.config.own_node_egress,
+            flow_log: self.config.flow_log,
         }
     }
 

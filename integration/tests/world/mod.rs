@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatfell::engine::{Engine, EngineConfig};
+use flatfell::engine::Engine;
 use flatfell_integration::{Flow, Lab, LabConfig, Place, Stream};
 use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::index::{Change, Index};
@@ -145,7 +145,7 @@ pub fn streams(from: u8, to: u8, port: u16, flow: Flow) -> [Stream; 2] {
 }
 
 fn start(lab: &Lab) -> Engine {
-    let config = EngineConfig { own_node_egress: true, cut_established: true, pod_bridges: Vec::new() };
+    let config = defaults();
     let node = lab.netns(Place::Node(1)).expect("the node");
     node.run(|| Engine::start(config).expect("an engine")).expect("the node")
 }

@@ -13,6 +13,7 @@
 //! that the current generation judged is accepted by the first rule; every other packet of a flow's own direction is
 //! judged.
 
+use super::log;
 use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
 use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK, GENERATION_SET, Guard, Layout};
@@ -92,6 +93,7 @@ pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &La
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
     table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
+    log::add_chains(table, layout.flow_log);
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
     let output = vec![denied_reply(table)];
