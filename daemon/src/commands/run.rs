@@ -76,7 +76,7 @@ async fn serve<S: Source>(
     let server = Server::bind(args.listen).await?;
     let source = source.await?;
     let flow_config = args.flows.config();
-    let opened = flows::open(&flow_config);
+    let opened = flows::open(&flow_config)?;
     let engine = Arc::new(Engine::start(args.engine(opened.kernel))?);
     // The lock is held now: what lies in the run directory is nobody's who runs here.
     let socket = Socket::bind(&args.control.run_dir)?;

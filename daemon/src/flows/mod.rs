@@ -25,6 +25,7 @@ mod reader;
 mod record;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -42,7 +43,7 @@ pub use record::{End, Filter, Icmp, Peer, PodName, Record, Verdict, Way};
 use crate::kernel::Kernel;
 use crate::netlink::NetlinkError;
 use crate::totals::Total;
-use nflog::Nflog;
+use reader::Waiting;
 
 /// Records that are kept for who asks.
 const RECENT: usize = 256;
@@ -141,10 +142,10 @@ impl Flows {
     }
 }
 
-/// The socket, before there are rules that log; and what the rules shall log.
+/// The bound group, before there are rules that log; and what the rules shall log.
 #[derive(Debug)]
 pub struct Opened {
-    socket: Option<Nflog>,
+    waiting: Option<Waiting>,
     /// Group and rate for the rules; `None` where the kernel has no such log.
     pub kernel: Option<FlowLog>,
     fault: Option<String>,
@@ -153,27 +154,26 @@ pub struct Opened {
 
 /// Binds the group in the calling thread's network namespace. A kernel without NFLOG would refuse rules that log: there
 /// shall be none then. A group that another program has is tried again later.
-pub fn open(config: &FlowConfig) -> Opened {
+pub fn open(config: &FlowConfig) -> io::Result<Opened> {
     let Some(log) = config.kernel else {
-        return Opened { socket: None, kernel: None, fault: None, sent_before: 0 };
+        return Ok(Opened { waiting: None, kernel: None, fault: None, sent_before: 0 });
     };
     let sent_before = sent_before().unwrap_or_default();
-    match Nflog::open(log.group) {
-        Ok(socket) => Opened { socket: Some(socket), kernel: Some(log), fault: None, sent_before },
+    let (waiting, bound) = Waiting::spawn(log.group)?;
+    let group = log.group;
+    let (kernel, fault) = match bound {
+        Ok(()) => (Some(log), None),
         Err(error) if nflog::is_taken(&error) => {
-            let fault = format!(
-                "denials are not logged: another program has the NFLOG group {} (--flow-log-group chooses another): {error}",
-                log.group
-            );
-            tracing::warn!("{fault}");
-            Opened { socket: None, kernel: Some(log), fault: Some(fault), sent_before }
+            let why = format!("another program has the NFLOG group {group} (--flow-log-group chooses another): {error}");
+            (Some(log), Some(why))
         }
-        Err(error) => {
-            let fault = format!("denials are not logged: this kernel has no NFLOG (modprobe nfnetlink_log): {error}");
-            tracing::warn!("{fault}");
-            Opened { socket: None, kernel: None, fault: Some(fault), sent_before }
-        }
+        Err(error) => (None, Some(format!("this kernel has no NFLOG (modprobe nfnetlink_log): {error}"))),
+    };
+    let fault = fault.map(|why| format!("denials are not logged: {why}"));
+    if let Some(fault) = &fault {
+        tracing::warn!("{fault}");
     }
+    Ok(Opened { waiting: kernel.map(|_| waiting), kernel, fault, sent_before })
 }
 
 /// What the rules of an earlier run have sent to the group.

@@ -114,7 +114,7 @@ fn write_all(records: &Receiver<Arc<Record>>, mut sink: Box<dyn Sink>, counts: &
 fn lines(batch: &[Arc<Record>]) -> io::Result<Vec<u8>> {
     let mut lines = Vec::new();
     for record in batch {
-        serde_json::to_writer(&mut lines, record)?;
+        serde_json::to_writer(&mut lines, record.as_ref())?;
         lines.push(b'\n');
     }
     Ok(lines)

@@ -9,6 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use super::output::Writer;
 use super::packet::{Packet, Transport, protocol_word};
 use super::record::{End, Icmp, Record, Way};
 use super::{FlowConfig, Flows, Opened};
+use crate::netlink::NetlinkError;
 
 /// Between two attempts to bind the group.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -58,6 +60,34 @@ impl fmt::Debug for Parts {
     }
 }
 
+/// The thread with the bound group, before it is told what to do. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    begin: SyncSender<Work>,
+    thread: JoinHandle<()>,
+}
+
+impl Waiting {
+    /// Starts the thread in the caller's network namespace, and says whether it could bind the group: the socket belongs
+    /// to the thread.
+    pub(super) fn spawn(group: u16) -> io::Result<(Self, Result<(), NetlinkError>)> {
+        let (begin, work) = sync_channel::<Work>(1);
+        let (opened, outcome) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("flows".to_owned()).spawn(move || {
+            let (socket, bound) = match Nflog::open(group) {
+                Ok(socket) => (Some(socket), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = opened.send(bound);
+            if let Ok(work) = work.recv() {
+                work.run(socket);
+            }
+        })?;
+        let bound = outcome.recv().map_err(io::Error::other)?;
+        Ok((Self { begin, thread }, bound))
+    }
+}
+
 /// A handle to the thread, which ends with it.
 #[derive(Debug)]
 pub struct Reader {
@@ -66,18 +96,20 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the output and starts the thread, if anything is logged at all.
+    /// Opens the output and lets the thread begin, if anything is logged at all.
     pub fn start(parts: Parts) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let Parts { config, opened, node, names, enforced, events, flows } = parts;
         let writer = config.output.as_ref().map(|output| Writer::start(output, Arc::clone(flows.counts())));
+        let writer = writer.transpose()?;
         flows.counts().begin(opened.sent_before);
         flows.set_fault(opened.fault);
-        let Some(log) = opened.kernel else { return Ok(Self { stop, thread: None }) };
+        let (Some(log), Some(Waiting { begin, thread })) = (opened.kernel, opened.waiting) else {
+            return Ok(Self { stop, thread: None });
+        };
         let work = Work {
             group: log.group,
-            socket: opened.socket,
-            writer: writer.transpose()?,
+            writer,
             locals: Locals::default(),
             shares: Shares { rate: config.pod_rate, by_pod: HashMap::new() },
             stop: Arc::clone(&stop),
@@ -87,7 +119,7 @@ impl Reader {
             events,
             flows,
         };
-        let thread = std::thread::Builder::new().name("flows".to_owned()).spawn(move || work.run())?;
+        begin.send(work).map_err(|_| io::Error::other("the flow log's thread has ended"))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -103,10 +135,9 @@ impl Drop for Reader {
     }
 }
 
-/// What the thread owns.
+/// What the thread owns beside the socket.
 struct Work {
     group: u16,
-    socket: Option<Nflog>,
     writer: Option<Writer>,
     locals: Locals,
     shares: Shares,
@@ -119,10 +150,10 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self) {
-        while !self.wait() {
-            let Some(socket) = &mut self.socket else {
-                self.bind();
+    fn run(mut self, mut bound: Option<Nflog>) {
+        while !self.wait(bound.as_ref()) {
+            let Some(socket) = &mut bound else {
+                bound = self.bind();
                 continue;
             };
             match socket.read() {
@@ -137,31 +168,34 @@ impl Work {
                 Err(error) => {
                     tracing::warn!(%error, "the flow log's socket failed; it is opened again");
                     self.flows.set_fault(Some(format!("denials are not logged: {error}")));
-                    self.socket = None;
+                    bound = None;
                 }
             }
         }
     }
 
     /// Waits for packets, or for the time to try again; whether it shall end.
-    fn wait(&self) -> bool {
+    fn wait(&self, bound: Option<&Nflog>) -> bool {
         let again = PollTimeout::try_from(AGAIN).unwrap_or(PollTimeout::MAX);
         let mut fds = vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        fds.extend(bound.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         // An interrupted wait is a short one.
         let _ = poll(&mut fds, again);
         self.stop.read().is_ok()
     }
 
-    fn bind(&mut self) {
+    fn bind(&self) -> Option<Nflog> {
         let group = self.group;
         match Nflog::open(group) {
             Ok(socket) => {
                 tracing::info!(group, "denials are logged again");
                 self.flows.set_fault(None);
-                self.socket = Some(socket);
+                Some(socket)
             }
-            Err(error) => tracing::debug!(%error, group, "the flow log's group cannot be bound"),
+            Err(error) => {
+                tracing::debug!(%error, group, "the flow log's group cannot be bound");
+                None
+            }
         }
     }
 
