@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -326,15 +327,32 @@ fn a_restart_begins_anew() {
 #[test]
 fn a_group_that_is_taken_is_told() {
     let lab = Lab::new(LabConfig { nodes: 1, pods: 2, ..LabConfig::default() }).expect("a lab");
-    let socket = lab.netns(Place::Node(1)).expect("a node");
-    let taken = socket.run(|| Nflog::open(9469)).expect("a node").expect("bound");
+    let space = lab.netns(Place::Node(1)).expect("a node");
+    let (bound, is_bound) = channel();
+    let (release, released) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let hold = move || {
+                let taken = Nflog::open(9469);
+                bound.send(taken.is_ok()).expect("the test waits");
+                let _ = released.recv();
+            };
+            space.run(hold).expect("a node");
+        });
+        assert!(is_bound.recv().expect("tried"));
+        group_is_taken(&lab, release);
+    });
+}
+
+/// `release` is dropped to free the group.
+fn group_is_taken(lab: &Lab, release: Sender<()>) {
     let objects =
         [namespace("x", ""), pod("x/db", DB, "app: db"), policy("x/db", "podSelector: {}, policyTypes: [Ingress]")];
-    let node = FlatfellNode::start(&lab, 1, &[("all.yaml", &objects.concat())]).expect("a daemon");
+    let node = FlatfellNode::start(lab, 1, &[("all.yaml", &objects.concat())]).expect("a daemon");
     let ready = node.get("/readyz").expect("an answer");
     assert!(ready.starts_with("ready\n") && ready.contains("NFLOG group 9469"), "{ready}");
     assert!(!lab.probe(&Probe::udp(WEB, DB.v4(), 1)).expect("sent").delivered);
-    drop(taken);
+    drop(release);
     let end = Instant::now() + WITHIN;
     while node.get("/readyz").expect("an answer").contains("NFLOG") {
         assert!(Instant::now() < end, "{}", node.log());
