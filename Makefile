@@ -1,7 +1,7 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench cold-start flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start scrape flood image deploy-check clean
 
-APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps runc
+APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
 demo: deps
 	cargo build --quiet --workspace --bins
@@ -45,6 +45,11 @@ away: deps fixture
 	cargo build --quiet --workspace --bins
 	FLATFELL_AWAY=120 cargo test --package flatfell-integration --test cluster_source -- --nocapture away
 
+# 200 changes, restarts and kills under traffic, counted; `make test` makes forty.
+churn: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture
+
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
@@ -58,6 +63,11 @@ bench: deps
 cold-start: deps fixture
 	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
 	./target/release/cold_start 10000 50000
+
+# CPU of a scrape with 10,000 rules in the kernel, and whether a change of policy waits for it.
+scrape: deps
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/scrape 1000 10000
 
 # 100,000 denied packets a second: the daemon's share of a core, the latency of other traffic with and without the flow log.
 flood: deps

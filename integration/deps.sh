@@ -14,8 +14,16 @@ done
 if [ -n "$missing" ]; then
 	echo "deps: installing$missing (apt)"
 	apt-get update -qq
+	# Programs are wanted, not their services: prometheus' package would start one (invoke-rc.d asks this file).
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
 	# shellcheck disable=SC2086 # a list of words
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+	case " $missing " in *" prometheus "*) systemctl disable --quiet prometheus.service 2>/dev/null || true ;; esac
 fi
 
 need=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flatfell_rules::compile::FlowLog;
+use flatfell_rules::mark::ID_MAX;
 use hyper::Uri;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Access;
 use crate::engine::EngineConfig;
+use crate::totals;
 
 mod flows;
 
@@ -104,6 +105,15 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Series of single rules and pods in /metrics at most; those over it are left out and counted
+    #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
+    pub metrics_series_max: usize,
+    /// How long the counters of a rule or pod that is gone are kept, and exported: as 90s, 15m or 1h
+    #[arg(long, value_name = "LENGTH", env = "FLATFELL_COUNTER_GRACE", default_value = "15m", value_parser = crate::pause::length)]
+    pub counter_grace: Duration,
+    /// Rules and pods that have counters of their own, in each direction; the others count as not attributed
+    #[arg(long, value_name = "NUMBER", env = "FLATFELL_RULE_IDS", default_value_t = ID_MAX, value_parser = clap::value_parser!(u16).range(1..=i64::from(ID_MAX)))]
+    pub rule_ids: u16,
     /// The flow log.
     #[command(flatten)]
     pub flows: FlowLogArgs,
@@ -113,13 +123,16 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The engine's part; `flow_log` is what the kernel can log.
-    pub fn engine(&self, flow_log: Option<FlowLog>) -> EngineConfig {
+    /// The engine's part.
+    pub fn engine(&self) -> EngineConfig {
         EngineConfig {
-            flow_log,
+            flow_log: self.flows.kernel.flow_log(),
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
+            counter_grace: self.counter_grace,
+            rule_ids: self.rule_ids,
+            carried: Some(self.control.run_dir.join(totals::FILE)),
         }
     }
 }

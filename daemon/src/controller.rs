@@ -16,8 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 
+use crate::batch::Batch;
 use crate::flows::Question;
-use crate::state::SourceState;
+use crate::state::{PolicyCounts, SourceState};
 
 /// How long the rules of an earlier run stay in force while something cannot be read: long enough for a file that is being
 /// written, short enough for the policies that can.
@@ -31,19 +32,24 @@ pub trait Source: Send {
     /// What changed since it was asked last; may take a moment.
     fn take(&mut self) -> Vec<Change>;
 
+    /// When what was taken last came in, and what of it was created. Of a source that does not know, nothing.
+    fn arrived(&mut self) -> Batch {
+        Batch::default()
+    }
+
     /// How it stands after what was taken.
     fn state(&self) -> SourceState;
 }
 
 /// Where evaluated policy goes.
 pub trait Enforce: Send + Sync {
-    /// What shall hold from now on.
-    fn enforce(&self, effective: Arc<Effective>);
+    /// What shall hold from now on, and the changes that made it so.
+    fn enforce(&self, effective: Arc<Effective>, batch: Batch);
 }
 
 impl Enforce for crate::engine::Engine {
-    fn enforce(&self, effective: Arc<Effective>) {
-        self.submit(effective);
+    fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
+        self.submit_batch(effective, batch);
     }
 }
 
@@ -54,6 +60,8 @@ pub struct Controller<S, E> {
     index: Index,
     engine: Arc<E>,
     published: watch::Sender<Arc<SourceState>>,
+    /// Changes that were not handed on yet.
+    batch: Batch,
     /// Whether what is not known yet is waited for.
     holding: bool,
     /// Until when, once the source was read.
@@ -67,7 +75,17 @@ pub struct Controller<S, E> {
 impl<S: Source, E: Enforce> Controller<S, E> {
     /// One that knows nothing yet.
     pub fn new(source: S, index: Index, engine: Arc<E>, published: watch::Sender<Arc<SourceState>>) -> Self {
-        Self { source, index, engine, published, holding: false, hold_end: None, is_begun: false, questions: None }
+        Self {
+            source,
+            index,
+            engine,
+            published,
+            batch: Batch::default(),
+            holding: false,
+            hold_end: None,
+            is_begun: false,
+            questions: None,
+        }
     }
 
     /// Waits up to [`HOLD`] for what cannot be read before the first state is handed on: there are rules of an earlier run
@@ -98,11 +116,16 @@ impl<S: Source, E: Enforce> Controller<S, E> {
 
     /// Takes in what changed, and hands on what policy sees of it; the first complete state also when that is nothing.
     pub fn step(&mut self) {
-        let mut changed = false;
+        let mut changes = 0;
         for change in self.source.take() {
-            changed |= self.index.apply(change);
+            changes += usize::from(self.index.apply(change));
         }
-        let state = self.source.state();
+        let arrived = self.source.arrived();
+        let changed = changes > 0;
+        if changed {
+            self.batch.add(Batch { changes, ..arrived });
+        }
+        let state = SourceState { policies: PolicyCounts::of(&self.index), ..self.source.state() };
         let (is_read, was_holding) = (state.read, self.holding);
         if is_read {
             self.hold(!state.unknown.is_empty());
@@ -127,12 +150,14 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     pub fn give_up(&mut self) {
         tracing::error!("something still cannot be read: going on without it");
         self.holding = false;
-        self.published.send_replace(Arc::new(self.source.state()));
+        let state = SourceState { policies: PolicyCounts::of(&self.index), ..self.source.state() };
+        self.published.send_replace(Arc::new(state));
         self.submit();
     }
 
     fn interface_gone(&mut self, address: IpAddr) {
         if self.index.apply(Change::InterfaceGone(address)) && self.is_begun {
+            self.batch.add(Batch::now());
             self.submit();
         }
     }
@@ -141,10 +166,15 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         if self.holding {
             return;
         }
+        let mut batch = std::mem::take(&mut self.batch);
+        if !self.is_begun {
+            // What stood at the start is no event.
+            batch.oldest = None;
+        }
         self.is_begun = true;
         let effective = evaluate(&self.index);
         tracing::debug!(pods = effective.pods.len(), "policy changed");
-        self.engine.enforce(Arc::new(effective));
+        self.engine.enforce(Arc::new(effective), batch);
     }
 }
 

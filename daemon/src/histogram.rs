@@ -16,6 +16,9 @@ impl Histogram {
     pub const SECONDS: &'static [f64] =
         &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
+    /// Upper bounds for the seconds since an object's creation, whose timestamp has whole seconds.
+    pub const CREATION_SECONDS: &'static [f64] = &[0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+
     /// Upper bounds for the operations in a transaction.
     pub const OPERATIONS: &'static [f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 100_000.0];
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use crate::metrics::Format;
 use crate::state::State;
-use crate::{metrics, status};
+use crate::status;
 
 /// A request's headers must be complete within this time.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -75,12 +76,12 @@ impl Server {
 
     /// Serves the daemon's pages until it is dropped.
     pub async fn serve(self, state: State) {
-        self.answer_with(Arc::new(move |page| show(page, &state))).await;
+        self.answer_with(Arc::new(move |page, format| show(page, format, &state))).await;
     }
 
     /// Serves, until it is dropped, that the node is cleaned up.
     pub async fn serve_cleaned(self) {
-        self.answer_with(Arc::new(show_cleaned)).await;
+        self.answer_with(Arc::new(|page, _| show_cleaned(page))).await;
     }
 
     async fn answer_with(self, pages: Pages) {
@@ -135,8 +136,8 @@ enum Page {
     Status,
 }
 
-/// What answers for each page; may block.
-type Pages = Arc<dyn Fn(Page) -> Response<Full<Bytes>> + Send + Sync>;
+/// What answers for each page, metrics in this format; may block.
+type Pages = Arc<dyn Fn(Page, Format) -> Response<Full<Bytes>> + Send + Sync>;
 
 fn page(path: &str) -> Option<Page> {
     match path {
@@ -161,12 +162,20 @@ async fn answer<B>(request: &Request<B>, pages: Pages) -> Response<Full<Bytes>> 
         return response;
     }
     // The kernel is asked for counters, which may take a moment.
-    spawn_blocking(move || pages(page))
+    let format = format(request);
+    spawn_blocking(move || pages(page, format))
         .await
         .unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
 }
 
-fn show(page: Page, state: &State) -> Response<Full<Bytes>> {
+/// The format that a request's Accept headers ask for.
+fn format<B>(request: &Request<B>) -> Format {
+    let all = request.headers().get_all(ACCEPT).iter().filter_map(|header| header.to_str().ok());
+    let all: Vec<&str> = all.collect();
+    Format::accepted((!all.is_empty()).then(|| all.join(",")).as_deref())
+}
+
+fn show(page: Page, format: Format, state: &State) -> Response<Full<Bytes>> {
     match page {
         Page::Health => text(StatusCode::OK, "ok\n".to_owned()),
         Page::Ready => {
@@ -179,8 +188,12 @@ fn show(page: Page, state: &State) -> Response<Full<Bytes>> {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{}{notes}", list(&reasons)))
             }
         }
-        Page::Metrics => match metrics::render(state) {
-            Ok(body) => respond(StatusCode::OK, metrics::CONTENT_TYPE, body),
+        Page::Metrics => match state.metrics.render(state, format) {
+            Ok(body) => {
+                let mut response = respond(StatusCode::OK, format.content_type(), body);
+                response.headers_mut().insert(VARY, hyper::header::HeaderValue::from_static("accept"));
+                response
+            }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         Page::Status => match serde_json::to_string(&status::report(state)) {

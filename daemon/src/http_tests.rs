@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flatfell_rules::compile::{CounterMeaning, Guard};
@@ -14,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
-use crate::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use crate::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats, Upkeep};
 use crate::pause::Paused;
 use crate::state::{EngineView, SourceState};
 use crate::status::Report;
@@ -23,6 +24,7 @@ use crate::status::Report;
 struct Memory {
     status: Mutex<EngineStatus>,
     counters: Mutex<CounterSnapshot>,
+    is_broken: AtomicBool,
 }
 
 impl EngineView for Memory {
@@ -31,6 +33,9 @@ impl EngineView for Memory {
     }
 
     fn counters(&self) -> Result<CounterSnapshot, EngineError> {
+        if self.is_broken.load(Ordering::SeqCst) {
+            return Err(EngineError::Silent);
+        }
         Ok(self.counters.lock().expect("counters").clone())
     }
 }
@@ -40,7 +45,9 @@ fn meanings() -> BTreeMap<String, CounterMeaning> {
     let identity = RuleIdentity {
         policy: ObjectName::new("shop", "allow"),
         direction: Direction::Ingress,
-        content: "accept tcp/80 from \"any\"".to_owned(),
+        action: Action::Accept,
+        peers: "pods \"x\"".to_owned(),
+        ports: "tcp 80".to_owned(),
         occurrence: 0,
     };
     BTreeMap::from([
@@ -78,6 +85,8 @@ fn memory() -> Arc<Memory> {
             enforced: Some(Arc::new(effective())),
             synced: true,
             transactions,
+            upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         }),
         counters: Mutex::new(CounterSnapshot {
             values: values
@@ -85,6 +94,7 @@ fn memory() -> Arc<Memory> {
                 .collect(),
             meanings: Arc::new(meanings()),
         }),
+        is_broken: AtomicBool::new(false),
     })
 }
 
@@ -108,7 +118,7 @@ impl Lab {
             source: receiver,
             paused: shown,
             engine: engine.clone(),
-            totals: Arc::default(),
+            metrics: Arc::default(),
             unprotected: Arc::default(),
             flows: Arc::default(),
         };
@@ -144,12 +154,15 @@ async fn metrics_have_every_series_once() {
     let lab = Lab::start().await;
     let answer = lab.get("/metrics").await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/openmetrics-text"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{head}"
+    );
     let rule = r#"namespace="shop",policy="allow",direction="ingress",rule=""#;
     for expected in [
         format!("flatfell_rule_packets_total{{{rule}"),
         format!("flatfell_rule_info{{{rule}"),
-        r#"index="2",content="accept tcp/80 from \"any\""} 1"#.to_owned(),
+        r#"index="2",peers="pods \"x\"",ports="tcp 80"} 1"#.to_owned(),
         r#"flatfell_dropped_packets_total{namespace="shop",pod="fe",direction="ingress"} 2"#.to_owned(),
         r#"flatfell_dropped_bytes_total{namespace="shop",pod="fe",direction="ingress"} 120"#.to_owned(),
         r#"flatfell_would_drop_packets_total{namespace="shop",pod="fe",direction="egress"} 3"#.to_owned(),
@@ -164,7 +177,7 @@ async fn metrics_have_every_series_once() {
     ] {
         assert!(body.contains(&expected), "{expected}\n{body}");
     }
-    assert!(body.ends_with("# EOF\n"));
+    assert!(!body.contains("# EOF"));
     let mut series: Vec<&str> = body
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -175,6 +188,34 @@ async fn metrics_have_every_series_once() {
     series.sort_unstable();
     series.dedup();
     assert_eq!(series.len(), all, "{body}");
+}
+
+#[tokio::test]
+async fn openmetrics_is_for_those_who_ask_for_it() {
+    let lab = Lab::start().await;
+    let accept = "accept: application/openmetrics-text;version=1.0.0;q=0.9\r\naccept: text/plain;q=0.5";
+    let answer = lab.ask(&format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{accept}\r\nconnection: close\r\n\r\n")).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(head.contains("vary: accept") && body.ends_with("# EOF\n"), "{head}");
+    assert!(body.contains("# UNIT flatfell_rule_bytes bytes\n"), "{body}");
+}
+
+#[tokio::test]
+async fn counters_that_cannot_be_read_leave_the_last_values() {
+    let lab = Lab::start().await;
+    let frame = "flatfell_guard_packets_total{guard=\"frame\"} 9\n";
+    assert!(lab.get("/metrics").await.contains(frame));
+    lab.engine.is_broken.store(true, Ordering::SeqCst);
+    let answer = lab.get("/metrics").await;
+    assert!(answer.contains(frame) && answer.contains("flatfell_counters_read_failures_total 1\n"), "{answer}");
+    let age = |answer: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix("flatfell_counters_age_seconds "));
+        line.and_then(|age| age.parse::<f64>().ok()).expect("an age")
+    };
+    assert!(age(&answer) > 0.0, "{answer}");
+    lab.engine.is_broken.store(false, Ordering::SeqCst);
+    assert!(age(&lab.get("/metrics").await) < 0.001);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! HTTP ([`http`]). What always holds: one owner for each state. The [`controller`] owns what is known, the engine owns
 //! the kernel, everything else reads.
 
+pub mod batch;
 pub mod bypass;
 pub mod cluster;
 pub mod commands;

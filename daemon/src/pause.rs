@@ -13,6 +13,7 @@ use flatfell_rules::effective::{Effective, EffectivePod, Isolation};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 
+use crate::batch::Batch;
 use crate::controller::Enforce;
 
 /// The annotation of a Node that pauses it: an RFC 3339 time.
@@ -137,9 +138,14 @@ pub struct Pause<E> {
 }
 
 impl<E: Enforce> Enforce for Pause<E> {
-    fn enforce(&self, effective: Arc<Effective>) {
+    fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
         let mut inner = self.lock();
-        self.engine.enforce(if inner.is_open { Arc::new(opened(&effective)) } else { Arc::clone(&effective) });
+        if inner.is_open {
+            // What changed does not get to the kernel now.
+            self.engine.enforce(Arc::new(opened(&effective)), Batch::default());
+        } else {
+            self.engine.enforce(Arc::clone(&effective), batch);
+        }
         inner.wanted = Some(effective);
     }
 }
@@ -226,7 +232,7 @@ impl<E: Enforce> Pause<E> {
             }
             if let Some(wanted) = &inner.wanted {
                 let effective = if inner.is_open { Arc::new(opened(wanted)) } else { Arc::clone(wanted) };
-                self.engine.enforce(effective);
+                self.engine.enforce(effective, Batch::now());
             }
         }
         let paused = Paused { until, problem: inner.problem.clone() };

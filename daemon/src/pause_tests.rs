@@ -53,13 +53,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[test]
 fn a_pause_isolates_nobody_and_its_end_brings_the_newest_policy() {
     let (engine, pause) = paused();
-    pause.enforce(policy());
+    pause.enforce(policy(), Batch::default());
     assert!(engine.isolates());
     pause.pause(MINUTE);
     assert_eq!(engine.told(), (2, false));
     assert_eq!(engine.newest().pods[0].addresses, policy().pods[0].addresses, "still known as local pods");
     let newest = policy();
-    pause.enforce(Arc::clone(&newest));
+    pause.enforce(Arc::clone(&newest), Batch::default());
     assert!(!engine.isolates(), "policy that changes meanwhile");
     assert_eq!(pause.resume(), Resumed::Enforcing);
     assert!(Arc::ptr_eq(&engine.newest(), &newest));
@@ -71,7 +71,7 @@ fn a_pause_before_the_first_policy_holds_for_it() {
     let (engine, pause) = paused();
     pause.annotation(Some(&ahead(60)));
     assert_eq!(engine.told().0, 0, "nothing is made up");
-    pause.enforce(policy());
+    pause.enforce(policy(), Batch::default());
     assert!(!engine.isolates());
     pause.annotation(None);
     assert!(engine.isolates());
@@ -80,7 +80,7 @@ fn a_pause_before_the_first_policy_holds_for_it() {
 #[test]
 fn either_pauses_and_both_must_end() {
     let (engine, pause) = paused();
-    pause.enforce(policy());
+    pause.enforce(policy(), Batch::default());
     let (long, short) = (ahead(120), MINUTE);
     pause.annotation(Some(&long));
     pause.pause(short);
@@ -96,7 +96,7 @@ fn either_pauses_and_both_must_end() {
 #[test]
 fn an_annotation_that_cannot_be_read_does_not_pause_and_is_named() {
     let (engine, pause) = paused();
-    pause.enforce(policy());
+    pause.enforce(policy(), Batch::default());
     for value in ["tomorrow", "", "10m", "2026-13-01T00:00:00Z", "2026-01-31 12:00", &ahead(2 * 86_400)] {
         pause.annotation(Some(value));
         let shown = pause.shown().borrow().clone();
@@ -128,13 +128,13 @@ fn a_time_refused_as_too_far_ahead_does_not_begin_to_pause_later() {
 fn a_daemon_that_stops_leaves_no_pause_behind() {
     let (engine, pause) = paused();
     let wanted = policy();
-    pause.enforce(Arc::clone(&wanted));
+    pause.enforce(Arc::clone(&wanted), Batch::default());
     assert!(pause.close().is_none(), "nothing to bring");
     let (engine_paused, pause) = {
         drop((engine, pause));
         paused()
     };
-    pause.enforce(Arc::clone(&wanted));
+    pause.enforce(Arc::clone(&wanted), Batch::default());
     pause.pause(MINUTE);
     assert!(Arc::ptr_eq(&pause.close().expect("to be enforced"), &wanted));
     assert!(Arc::ptr_eq(&engine_paused.newest(), &wanted));
@@ -146,7 +146,7 @@ fn a_daemon_that_stops_leaves_no_pause_behind() {
 async fn pauses_end_by_themselves() {
     let (engine, pause) = paused();
     let pause = Arc::new(pause);
-    pause.enforce(policy());
+    pause.enforce(policy(), Batch::default());
     let follower = Arc::clone(&pause);
     let follow = tokio::spawn(async move { follower.follow().await });
     for annotated in [false, true] {

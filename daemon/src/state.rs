@@ -3,12 +3,15 @@
 //! In: what the [`crate::controller`] publishes about the source, and the engine's own snapshots. Out: a [`State`] that
 //! HTTP and metrics read at the moment they are asked. What always holds: readers change nothing.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::effective::RuleIdentity;
-use flatfell_rules::names;
-use flatfell_rules::object::ObjectName;
+use flatfell_rules::index::Index;
+use flatfell_rules::object::{Mode, ObjectName};
+use flatfell_rules::ruleset::CounterValue;
 use tokio::sync::watch;
 
 use crate::cluster::{OwnNode, WatchState};
@@ -16,8 +19,12 @@ use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
 use crate::flows::Flows;
 use crate::manifests::Severity;
+use crate::metrics::Metrics;
 use crate::pause::Paused;
-use crate::totals::{Total, Totals};
+use crate::totals::Total;
+
+/// What each counter counts, by its name.
+pub type Meanings = Arc<BTreeMap<String, CounterMeaning>>;
 
 /// What is read of the engine; tests stand in for it.
 pub trait EngineView: Send + Sync + 'static {
@@ -63,6 +70,8 @@ pub struct SourceState {
     pub unknown: Vec<String>,
     /// Policies that were refused, each once.
     pub refused: Vec<ObjectName>,
+    /// How many policies there are.
+    pub policies: PolicyCounts,
     /// Whether the rules of an earlier run stay in force until what is unknown can be read.
     pub held: bool,
     /// How the watches of an API server stand; none with a directory.
@@ -73,6 +82,36 @@ pub struct SourceState {
     pub own_node: Option<OwnNode>,
     /// When the oldest pod of this node was created, as of the first complete list of an API server.
     pub first_pod: Option<String>,
+}
+
+/// NetworkPolicies by what they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyCounts {
+    enforced: usize,
+    audited: usize,
+    refused: usize,
+}
+
+impl PolicyCounts {
+    /// Of those in effect.
+    pub fn of(index: &Index) -> Self {
+        let mut counts = Self::default();
+        for policy in index.policies() {
+            let is_audited = |namespace: &str| index.namespace(namespace).is_some_and(|it| it.mode == Mode::Audit);
+            match (&policy.refusal, policy.mode) {
+                (Some(_), _) => counts.refused += 1,
+                (None, Mode::Audit) => counts.audited += 1,
+                (None, Mode::Enforce) if is_audited(&policy.name.namespace) => counts.audited += 1,
+                (None, Mode::Enforce) => counts.enforced += 1,
+            }
+        }
+        counts
+    }
+
+    /// Each number with its word.
+    pub fn modes(self) -> [(&'static str, usize); 3] {
+        [("enforced", self.enforced), ("audited", self.audited), ("refused", self.refused)]
+    }
 }
 
 impl SourceState {
@@ -143,8 +182,8 @@ pub struct State {
     pub paused: watch::Receiver<Paused>,
     /// The engine.
     pub engine: Arc<dyn EngineView>,
-    /// What its counters add up to.
-    pub totals: Arc<Totals>,
+    /// What is kept between scrapes.
+    pub metrics: Arc<Metrics>,
     /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
     pub unprotected: Arc<OnceLock<Duration>>,
     /// What was denied.
@@ -160,7 +199,25 @@ impl std::fmt::Debug for State {
 impl State {
     /// What the counters say. Asks the kernel: may block for a moment.
     pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
-        self.engine.counters().map(|snapshot| self.totals.update(&snapshot))
+        let CounterSnapshot { values, meanings } = self.engine.counters()?;
+        let total = |(name, meaning): (&String, &CounterMeaning)| {
+            Some(Total { meaning: meaning.clone(), value: *values.get(name)? })
+        };
+        Ok(meanings.iter().filter_map(total).collect())
+    }
+
+    /// What each counter counts, and the totals in that order; `None` for one that was never read. Asks the kernel: may
+    /// block for a moment.
+    pub fn counters(&self) -> Result<(Meanings, Vec<Option<CounterValue>>), EngineError> {
+        let CounterSnapshot { values, meanings } = self.engine.counters()?;
+        // Both are in the same order: no look-ups.
+        let mut values = values.into_iter().peekable();
+        let totals = meanings.keys().map(|name| {
+            while values.next_if(|(other, _)| other < name).is_some() {}
+            values.next_if(|(other, _)| other == name).map(|(_, value)| value)
+        });
+        let totals = totals.collect();
+        Ok((meanings, totals))
     }
 
     /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.
@@ -184,8 +241,7 @@ impl State {
     }
 }
 
-/// The short name of a rule in metrics and tables: the first digits of its counter's name in nft, the same for as long as
-/// the rule says the same.
+/// The short name of a rule in metrics and tables, the same for as long as the rule says the same.
 pub fn rule_id(identity: &RuleIdentity) -> String {
-    names::hash(&identity.text()).chars().take(8).collect()
+    identity.label()
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flows::DenialReport;
 use crate::manifests::Severity;
-use crate::metrics::action_word;
+
 use crate::state::{State, rule_id};
 use crate::totals::Total;
 
@@ -219,7 +219,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
             CounterMeaning::WouldDrop { pod, direction } => {
                 would_drop.entry((pod, *direction)).or_default().add(total.value);
             }
-            CounterMeaning::Rule { .. } | CounterMeaning::Guard(_) | CounterMeaning::FlowLog(_) => {}
+            _ => {}
         }
     }
     let direction = |pod: &EffectivePod, direction| {
@@ -259,8 +259,8 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
                 direction: identity.direction.to_string(),
                 index: *index,
                 rule: rule_id(identity),
-                action: action_word(*action).to_owned(),
-                content: identity.content.clone(),
+                action: action.word().to_owned(),
+                content: identity.content(),
                 traffic: Traffic { packets: total.value.packets, bytes: total.value.bytes },
             }),
             _ => None,

@@ -11,6 +11,7 @@ use std::{
 use flatfell_rules::effective::Effective;
 use nix::sched::{CloneFlags, unshare};
 
+use crate::batch::Batch;
 use crate::controller::Enforce;
 
 /// Remembers what it shall enforce.
@@ -18,7 +19,7 @@ use crate::controller::Enforce;
 pub struct Memory(Mutex<Vec<Arc<Effective>>>);
 
 impl Enforce for Memory {
-    fn enforce(&self, effective: Arc<Effective>) {
+    fn enforce(&self, effective: Arc<Effective>, _: Batch) {
         self.0.lock().expect("memory").push(effective);
     }
 }

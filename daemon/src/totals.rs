@@ -1,16 +1,19 @@
 //! Counters that only rise.
 //!
-//! In: the kernel's counters as they are read. Out: totals with their meanings. What always holds: within this process no
-//! total falls, whatever happens to the kernel's counter (a table taken over, a rule that goes and comes back, `nft
-//! reset counters`): what it lost is carried on.
+//! In: the kernel's counters as they are read. Out: totals. What always holds: no total falls, whatever happens to the kernel's
+//! counter (a table taken over, a rule that goes and comes back, `nft reset counters`): what it lost is carried on, in a file
+//! too, which lives as long as the kernel's tables and so outlives this process.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::ruleset::CounterValue;
 
-use crate::engine::CounterSnapshot;
+/// The file's name in the run directory.
+pub const FILE: &str = "carried.json";
 
 /// Totals of counters that are gone are remembered up to this many, in case they come back.
 const GONE_MAX: usize = 10_000;
@@ -22,6 +25,35 @@ pub struct Total {
     pub meaning: CounterMeaning,
     /// Packets and bytes so far.
     pub value: CounterValue,
+}
+
+/// Why carried values are not kept in the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TotalsError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error("{}: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// What was seen of a counter.
@@ -41,78 +73,163 @@ impl Seen {
         }
     }
 
-    fn read(&mut self, value: CounterValue) {
-        if value.packets < self.last.packets || value.bytes < self.last.bytes {
+    /// Whether it fell.
+    fn read(&mut self, value: CounterValue) -> bool {
+        let fell = value.packets < self.last.packets || value.bytes < self.last.bytes;
+        if fell {
             self.carried = self.total();
         }
         self.last = value;
+        fell
     }
 }
+
+/// Packets and bytes that were carried, by counter, as the file holds them.
+type Carried = BTreeMap<String, (u64, u64)>;
 
 /// The totals of all counters.
 #[derive(Debug, Default)]
 pub struct Totals {
-    seen: Mutex<BTreeMap<String, Seen>>,
+    seen: BTreeMap<String, Seen>,
+    file: Option<PathBuf>,
+    /// Whether the file does not hold what is carried.
+    unsaved: bool,
 }
 
 impl Totals {
-    /// Takes in what was read, and gives the totals of the counters that have a meaning now. One whose value is missing
-    /// (a dump during a commit may leave some out) keeps its last total.
-    pub fn update(&self, snapshot: &CounterSnapshot) -> Vec<Total> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in &snapshot.values {
-            seen.entry(name.clone()).or_default().read(*value);
-        }
-        if seen.len() > snapshot.meanings.len().saturating_add(GONE_MAX) {
-            seen.retain(|name, _| snapshot.meanings.contains_key(name));
-        }
-        snapshot
-            .meanings
-            .iter()
-            .filter_map(|(name, meaning)| {
-                seen.get(name).map(|seen| Total { meaning: meaning.clone(), value: seen.total() })
-            })
-            .collect()
+    /// Totals that go on from what the file holds, if there is one.
+    pub fn open(file: Option<PathBuf>) -> (Self, Option<TotalsError>) {
+        let (carried, error) = match file.as_deref().map(load) {
+            Some(Ok(carried)) => (carried, None),
+            Some(Err(error)) => (Carried::new(), Some(error)),
+            None => (Carried::new(), None),
+        };
+        let seen = |(packets, bytes)| Seen { carried: CounterValue { packets, bytes }, ..Seen::default() };
+        let seen = carried.into_iter().map(|(name, carried)| (name, seen(carried))).collect();
+        (Self { seen, file, unsaved: false }, error)
     }
+
+    /// Forgets everything: there is no table that it could go on with.
+    pub fn forget(&mut self) -> Result<(), TotalsError> {
+        self.unsaved |= self.seen.values().any(|seen| seen.carried != CounterValue::default());
+        self.seen.clear();
+        self.save()
+    }
+
+    /// Takes in what was read. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
+    pub fn read(&mut self, values: &BTreeMap<String, CounterValue>) -> Result<(), TotalsError> {
+        for (name, value) in values {
+            self.unsaved |= self.seen.entry(name.clone()).or_default().read(*value);
+        }
+        if self.seen.len() > values.len().saturating_add(GONE_MAX) {
+            self.seen.retain(|name, _| values.contains_key(name));
+            self.unsaved = true;
+        }
+        self.save()
+    }
+
+    /// What a counter adds up to; `None` for one that was never read.
+    pub fn total(&self, name: &str) -> Option<CounterValue> {
+        self.seen.get(name).map(|seen| seen.total())
+    }
+
+    /// What the kernel had when a counter was read last: where it goes on if it is made anew.
+    pub fn last(&self, name: &str) -> Option<CounterValue> {
+        self.seen.get(name).map(|seen| seen.last)
+    }
+
+    /// Writes the file where it says something else.
+    fn save(&mut self) -> Result<(), TotalsError> {
+        let Some(path) = self.file.as_deref().filter(|_| self.unsaved) else { return Ok(()) };
+        let carried = self.seen.iter().filter(|(_, seen)| seen.carried != CounterValue::default());
+        let carried: Carried =
+            carried.map(|(name, Seen { carried, .. })| (name.clone(), (carried.packets, carried.bytes))).collect();
+        store(path, &carried).map_err(|source| TotalsError::Write { path: path.to_owned(), source })?;
+        self.unsaved = false;
+        Ok(())
+    }
+}
+
+fn load(path: &Path) -> Result<Carried, TotalsError> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Carried::new()),
+        read => read.map_err(|source| TotalsError::Read { path: path.to_owned(), source })?,
+    };
+    serde_json::from_slice(&text).map_err(|source| TotalsError::Malformed { path: path.to_owned(), source })
+}
+
+/// Whoever reads it finds the old text or the new one, whole.
+fn store(path: &Path, carried: &Carried) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec(carried)?)?;
+    fs::rename(new, path)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use flatfell_rules::compile::Guard;
-
     use super::*;
 
-    fn snapshot(values: &[(&str, u64)]) -> CounterSnapshot {
-        let meanings = [("a".to_owned(), CounterMeaning::Guard(Guard::Frame))];
-        CounterSnapshot {
-            values: values
-                .iter()
-                .map(|(name, packets)| ((*name).to_owned(), CounterValue { packets: *packets, bytes: packets * 100 }))
-                .collect(),
-            meanings: Arc::new(meanings.into()),
-        }
+    fn values(values: &[(&str, u64)]) -> BTreeMap<String, CounterValue> {
+        let value = |packets: &u64| CounterValue { packets: *packets, bytes: packets * 100 };
+        values.iter().map(|(name, packets)| ((*name).to_owned(), value(packets))).collect()
     }
 
-    fn packets(totals: &[Total]) -> Vec<u64> {
-        totals.iter().map(|total| total.value.packets).collect()
+    /// A name in the machine's temporary directory that no other test has.
+    fn file(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("flatfell-totals-{}-{name}.json", std::process::id()))
+    }
+
+    fn packets(totals: &Totals, name: &str) -> Option<u64> {
+        totals.total(name).map(|total| total.packets)
     }
 
     #[test]
     fn a_counter_that_falls_goes_on_from_where_it_was() {
-        let totals = Totals::default();
-        let read: Vec<_> =
-            [5, 7, 2, 3, 0].iter().map(|value| packets(&totals.update(&snapshot(&[("a", *value)])))).collect();
-        assert_eq!(read, [[5], [7], [9], [10], [10]]);
+        let mut totals = Totals::default();
+        let read = [5, 7, 2, 3, 0].map(|value| {
+            totals.read(&values(&[("a", value)])).expect("no file");
+            packets(&totals, "a").expect("a total")
+        });
+        assert_eq!(read, [5, 7, 9, 10, 10]);
     }
 
     #[test]
     fn a_missing_value_is_not_zero() {
-        let totals = Totals::default();
-        assert_eq!(packets(&totals.update(&snapshot(&[]))), [0; 0]);
-        totals.update(&snapshot(&[("a", 5)]));
-        assert_eq!(packets(&totals.update(&snapshot(&[("b", 1)]))), [5]);
-        assert_eq!(packets(&totals.update(&snapshot(&[("a", 6)]))), [6]);
+        let mut totals = Totals::default();
+        assert_eq!(packets(&totals, "a"), None);
+        for (read, expected) in [(("a", 5), 5), (("b", 1), 5), (("a", 6), 6)] {
+            totals.read(&values(&[read])).expect("no file");
+            assert_eq!(packets(&totals, "a"), Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_was_carried_outlives_the_process_but_not_the_tables() {
+        let path = file("outlives");
+        let open = || {
+            let (totals, error) = Totals::open(Some(path.clone()));
+            assert!(error.is_none(), "{error:?}");
+            totals
+        };
+        let mut totals = open();
+        [("a", 5), ("a", 2)].iter().for_each(|read| totals.read(&values(&[*read])).expect("a file"));
+        let mut totals = open();
+        totals.read(&values(&[("a", 3)])).expect("a file");
+        assert_eq!(packets(&totals, "a"), Some(8));
+        totals.forget().expect("a file");
+        let mut totals = open();
+        totals.read(&values(&[("a", 3)])).expect("a file");
+        assert_eq!(packets(&totals, "a"), Some(3));
+        fs::remove_file(path).expect("a file");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_told_of_and_counts_for_nothing() {
+        let path = file("malformed");
+        fs::write(&path, "{").expect("a file");
+        let (totals, error) = Totals::open(Some(path.clone()));
+        assert!(matches!(error, Some(TotalsError::Malformed { .. })), "{error:?}");
+        assert_eq!(packets(&totals, "a"), None);
+        fs::remove_file(path).expect("a file");
     }
 }

@@ -8,9 +8,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use flatfell::batch::Batch;
 use flatfell::cluster::{Access, Cluster, Patience};
 use flatfell::controller::{Controller, Enforce};
-use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, TransactionStats};
+use flatfell::engine::{CounterSnapshot, EngineError, EngineStatus, RuleIds, TransactionStats, Upkeep};
 use flatfell::pause::Paused;
 use flatfell::state::{EngineView, SourceState, State};
 use flatfell_rules::effective::{Effective, Fallback, evaluate};
@@ -32,7 +33,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Memory(Mutex<Vec<Arc<Effective>>>);
 
 impl Enforce for Memory {
-    fn enforce(&self, effective: Arc<Effective>) {
+    fn enforce(&self, effective: Arc<Effective>, _: Batch) {
         self.0.lock().expect("memory").push(effective);
     }
 }
@@ -571,6 +572,8 @@ impl EngineView for Ready {
             enforced: Some(Arc::default()),
             synced: true,
             transactions: TransactionStats::default(),
+            upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         })
     }
 
@@ -593,7 +596,7 @@ async fn the_start_up_taint_goes_when_policy_is_in_force_and_no_other() {
         source: daemon.state.clone(),
         paused: watch::channel(Paused::default()).1,
         engine: Arc::new(Ready),
-        totals: Arc::default(),
+        metrics: Arc::default(),
         unprotected: Arc::default(),
     };
     let key = Some("flatfell.io/not-ready".to_owned());

@@ -94,7 +94,7 @@ impl Random {
         };
         let count = self.below(20);
         let elements = if interval { self.ranges(key[0], kind, count) } else { self.keys(&key, kind, count) };
-        Set { kind, key, interval, comment: self.text(100), elements }
+        Set { kind, key, interval, size: None, comment: self.text(100), elements }
     }
 
     fn keys(&mut self, key: &[KeyType], kind: SetKind, count: usize) -> BTreeMap<Element, Datum> {

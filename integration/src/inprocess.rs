@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// What the daemon starts with when no flag is given.
 pub fn defaults() -> EngineConfig {
-    EngineConfig { own_node_egress: true, cut_established: true, pod_bridges: Vec::new(), flow_log: None }
+    EngineConfig::default()
 }
 
 /// The engine and what it was told.

@@ -23,7 +23,8 @@ fn cluster() -> Cluster {
 
 /// Applies all at once; the API server has no Prometheus operator.
 fn apply(cluster: &Cluster, objects: &Objects) -> String {
-    let items: Vec<&Value> = objects.values().filter(|object| object["kind"] != "PodMonitor").collect();
+    let is_of_operator = |object: &&Value| object["apiVersion"] == "monitoring.coreos.com/v1";
+    let items: Vec<&Value> = objects.values().filter(|object| !is_of_operator(object)).collect();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     // The namespace has to be there before what is in it.
     let namespace = objects["Namespace flatfell-system"].to_string();

@@ -80,7 +80,8 @@ impl Kernel {
     fn engine(&mut self, own_node_egress: bool) -> &Engine {
         if self.engine.as_ref().is_none_or(|(_, runs)| *runs != own_node_egress) {
             self.engine = None;
-            let config = EngineConfig { own_node_egress, pod_bridges: vec!["cni0".to_owned()], ..defaults() };
+            let config =
+                EngineConfig { own_node_egress, pod_bridges: vec!["cni0".to_owned()], ..EngineConfig::default() };
             let engine = self.lab.netns(Place::Node(1)).unwrap().run(|| Engine::start(config)).unwrap().unwrap();
             self.engine = Some((engine, own_node_egress));
         }

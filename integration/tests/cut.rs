@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use flatfell::kernel::conntrack::{Conntrack, FlowEntry};
 use flatfell_integration::node::FlatfellNode;
 use flatfell_integration::{Flow, Lab, LabConfig, Place, Service, Stream, Traffic};
-use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
+use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation};
 use serde_json::{Value, json};
 use world::{World, app, namespace, peer, pod, policy, put, without_pod, without_policy};
 

@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flatfell::engine::{Cleanup, EngineConfig, EngineError};
 use flatfell::kernel::Kernel;
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, policy};
 use flatfell_integration::{Lab, LabConfig, Netns, Place, Probe};
-use flatfell_rules::compile::{Generation, Layout, Slot, compile};
+use flatfell_rules::compile::{Layout, Slot, compile};
 use flatfell_rules::diff::plan;
 use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::ids::Ids;
 use flatfell_rules::index::{Change, Index};
+use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::parse;
 use flatfell_rules::ruleset::{Ruleset, TableId, text};
@@ -68,8 +71,8 @@ const FOREIGN: &str = "table inet lab-foreign {
   map egress4 { type ipv4_addr : verdict; elements = { 10.1.2.3 : drop } }
   chain forward { type filter hook forward priority 5; policy accept; ip saddr @pods accept; }
 }
-table ip flatfell-1a { chain c { ip saddr 10.1.1.1 accept; }; }
-table inet flatfell-2a { chain c { accept; }; }
+table ip flatfell-2a { chain c { ip saddr 10.1.1.1 accept; }; }
+table inet flatfell-9a { chain c { accept; }; }
 ";
 
 /// Trap 13: a firewall service flushes everything. The tables come back without a change of policy, and hold.
@@ -77,12 +80,12 @@ table inet flatfell-2a { chain c { accept; }; }
 fn flushed_tables_come_back() {
     let lab = lab();
     let engine = start(&lab, defaults(), &[deny_all("p1")]);
-    for flush in ["flush ruleset", "delete table bridge flatfell-1a", "delete table inet flatfell-1a"] {
+    for flush in ["flush ruleset", "delete table bridge flatfell-2a", "delete table inet flatfell-2a"] {
         assert_eq!(passes(&lab, A, B), [false, false]);
         let before = engine.engine.status().transactions.committed;
         nft(&lab, flush);
         engine.until("the tables are back", |status| status.transactions.committed > before).unwrap();
-        assert!(nft(&lab, "list tables").matches("flatfell-1a").count() == 2, "after {flush}");
+        assert!(nft(&lab, "list tables").matches("flatfell-2a").count() == 2, "after {flush}");
     }
     assert_eq!(passes(&lab, A, B), [false, false]);
 }
@@ -95,7 +98,7 @@ fn tables_of_others_are_never_touched() {
     lab.nft(NODE, FOREIGN).unwrap();
     let before = nft(&lab, "-a list ruleset");
     let foreign = || {
-        ["inet lab-foreign", "ip flatfell-1a", "inet flatfell-2a"]
+        ["inet lab-foreign", "ip flatfell-2a", "inet flatfell-9a"]
             .map(|table| nft(&lab, &format!("-a list table {table}")))
     };
     let listed = foreign();
@@ -105,12 +108,12 @@ fn tables_of_others_are_never_touched() {
     let refused = lab.netns(NODE).unwrap().run(Cleanup::begin).unwrap();
     assert!(matches!(refused, Err(EngineError::Lock(_))), "{refused:?}");
     drop(daemon);
-    assert!(nft(&lab, "list tables").contains("table inet flatfell-1a"), "stopping leaves the rules");
+    assert!(nft(&lab, "list tables").contains("table inet flatfell-2a"), "stopping leaves the rules");
     let daemon = start(&lab, defaults(), &[]);
     drop(daemon);
     let mut removed = clean_up(&lab);
     removed.sort();
-    assert_eq!(removed, ["bridge flatfell-1a", "inet flatfell-1a"]);
+    assert_eq!(removed, ["bridge flatfell-2a", "inet flatfell-2a"]);
     assert_eq!(nft(&lab, "-a list ruleset"), before);
     assert!(clean_up(&lab).is_empty());
 }
@@ -143,13 +146,13 @@ fn after_three_refusals_other_tables_take_over() {
     assert_eq!((passes(&lab, A, B), passes(&lab, B, A)), (vec![true; 2], vec![false; 2]));
     let before = daemon.packets().unwrap();
     // A limit of somebody's making on our set: no address fits any more, and the model knows no limits.
-    lab.nft(NODE, "add set inet flatfell-1a pods4 { type ipv4_addr; size 2; }").unwrap();
+    lab.nft(NODE, "add set inet flatfell-2a pods4 { type ipv4_addr; size 2; }").unwrap();
     daemon.enforce(&[pod(Place::pod(1, 2)), deny_all("p2")]).unwrap();
     let status = daemon.engine.status();
-    assert_eq!((status.transactions.failed, status.transactions.takeovers, status.slot), (3, 1, "flatfell-1b"));
+    assert_eq!((status.transactions.failed, status.transactions.takeovers, status.slot), (3, 1, "flatfell-2b"));
     daemon.until("ready", |status| status.not_ready.is_empty()).unwrap();
     let tables = nft(&lab, "list tables");
-    assert_eq!(tables, "table inet flatfell-1b\ntable bridge flatfell-1b\n");
+    assert_eq!(tables, "table inet flatfell-2b\ntable bridge flatfell-2b\n");
     let after = daemon.packets().unwrap();
     let fallen: Vec<_> = before.iter().filter(|(name, count)| after.get(*name).is_none_or(|now| now < count)).collect();
     assert!(fallen.is_empty(), "{fallen:?} of {after:?}");
@@ -160,7 +163,7 @@ fn after_three_refusals_other_tables_take_over() {
     );
     drop(daemon);
     let daemon = start(&lab, defaults(), &[deny_all("p1"), from_a("in", "p1")]);
-    assert_eq!(daemon.engine.status().slot, "flatfell-1b", "a restart goes on with the tables there are");
+    assert_eq!(daemon.engine.status().slot, "flatfell-2b", "a restart goes on with the tables there are");
     drop(daemon);
 }
 
@@ -169,16 +172,16 @@ fn after_three_refusals_other_tables_take_over() {
 fn a_refused_change_leaves_the_old_rules_and_says_so() {
     let lab = lab();
     let mut daemon = start(&lab, defaults(), &[deny_all("p1")]);
-    lab.nft(NODE, "add set inet flatfell-1a pods4 { type ipv4_addr; size 2; }").unwrap();
-    let old = nft(&lab, "-s list table inet flatfell-1a");
+    lab.nft(NODE, "add set inet flatfell-2a pods4 { type ipv4_addr; size 2; }").unwrap();
+    let old = nft(&lab, "-s list table inet flatfell-2a");
     daemon.put(&pod(Place::pod(1, 2))).unwrap();
     daemon.put(&deny_all("p0")).unwrap();
     daemon.submit();
     daemon.until("refused", |status| status.transactions.failed > 0).unwrap();
     let said = daemon.engine.status().not_ready.join("\n");
-    assert!(said.contains("pods4") && said.contains("flatfell-1a"), "{said}");
+    assert!(said.contains("pods4") && said.contains("flatfell-2a"), "{said}");
     // Chains and counters that nothing leads to are there already; what packets meet is as before.
-    assert!(blocks(&old).is_subset(&blocks(&nft(&lab, "-s list table inet flatfell-1a"))));
+    assert!(blocks(&old).is_subset(&blocks(&nft(&lab, "-s list table inet flatfell-2a"))));
     assert_eq!((passes(&lab, A, B), passes(&lab, B, A)), (vec![false; 2], vec![false; 2]));
     drop(daemon);
 }
@@ -192,7 +195,7 @@ fn edits_of_others_are_put_right() {
     assert_eq!(daemon.engine.status().generation, 2);
     let listed = nft(&lab, "-s list ruleset");
     drop(daemon);
-    lab.nft(NODE, "insert rule inet flatfell-1a forward accept; add chain inet flatfell-1a mine; add rule inet flatfell-1a mine drop; flush set bridge flatfell-1a ports").unwrap();
+    lab.nft(NODE, "insert rule inet flatfell-2a forward accept; add chain inet flatfell-2a mine; add rule inet flatfell-2a mine drop; flush set bridge flatfell-2a ports").unwrap();
     assert_eq!(passes(&lab, A, B), [true; 2]);
     let mut daemon = start(&lab, defaults(), &policies);
     assert_eq!(passes(&lab, A, B), [false; 2]);
@@ -347,6 +350,7 @@ fn random_walk() {
             layout.slot = layout.slot.other();
         }
         let effective = effective(&now);
+        layout.ids = Arc::new(Ids::fresh(&effective));
         let want = compile(&effective, &layout).ruleset;
         let next = Layout { generation: layout.generation.next(), ..layout.clone() };
         let change = plan(&fake.ruleset, &want, || compile(&effective, &next).ruleset);

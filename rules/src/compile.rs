@@ -4,14 +4,21 @@
 //! each named counter in it means. What always holds: a function of its arguments only; `docs/dataplane.md` draws the result.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::effective::{Effective, RuleIdentity};
+use crate::ids::Ids;
+use crate::mark::Generation;
 use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ruleset::{Family, Ruleset, TableId};
 
+mod allow;
 mod base;
+mod count;
+#[cfg(test)]
+mod counting_tests;
 mod log;
 mod pod;
 mod sets;
@@ -21,26 +28,16 @@ mod tests;
 
 pub use switched::{BridgeId, Switched};
 
-/// Bits of ct mark that hold the generation. Bits 23 to 12 and 11 to 0 are kept for the ids of the deciding egress and
-/// ingress rule; nothing writes them yet.
-pub const GENERATION_MASK: u32 = 0xff00_0000;
-
-/// The generation's lowest bit.
-const GENERATION_SHIFT: u32 = 24;
-
 /// The set of the inet table whose one element is the current generation's mark: for whoever takes the table over.
 pub const GENERATION_SET: &str = "generation";
-
-/// The mark, under [`GENERATION_MASK`], of a flow that policy denied after it was established.
-pub const DENIED_MARK: u32 = 0xff00_0000;
 
 /// Which of the two names the daemon's tables have: a second table takes over where the first cannot be changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
-    /// `flatfell-1a`.
+    /// `flatfell-2a`.
     #[default]
     A,
-    /// `flatfell-1b`.
+    /// `flatfell-2b`.
     B,
 }
 
@@ -48,12 +45,15 @@ impl Slot {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::A, Self::B];
 
+    /// The names of tables of earlier layouts, of either slot. Whoever finds them takes over from them.
+    pub const EARLIER: [&str; 2] = ["flatfell-1a", "flatfell-1b"];
+
     /// The name of its tables. The number is the layout's: user data cannot change in place, so another layout is
     /// another table.
     pub const fn table_name(self) -> &'static str {
         match self {
-            Self::A => "flatfell-1a",
-            Self::B => "flatfell-1b",
+            Self::A => "flatfell-2a",
+            Self::B => "flatfell-2b",
         }
     }
 
@@ -76,40 +76,6 @@ impl Slot {
     }
 }
 
-/// The number of the current policy in the ct marks of judged flows: 1 to 254; 0 is "not judged", 255 "denied".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Generation(u8);
-
-impl Generation {
-    /// The first.
-    pub const FIRST: Self = Self(1);
-
-    /// The generation with this number; `None` for the two numbers that are none.
-    pub const fn new(number: u8) -> Option<Self> {
-        if number == 0 || number == u8::MAX { None } else { Some(Self(number)) }
-    }
-
-    /// Its number.
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-
-    /// The one behind it; 1 follows 254.
-    pub const fn next(self) -> Self {
-        if self.0 == u8::MAX - 1 { Self::FIRST } else { Self(self.0 + 1) }
-    }
-
-    /// Its place in a ct mark.
-    pub fn mark(self) -> u32 {
-        u32::from(self.0) << GENERATION_SHIFT
-    }
-
-    /// The generation in a ct mark, if there is one.
-    pub const fn from_mark(mark: u32) -> Option<Self> {
-        Self::new(mark.to_be_bytes()[0])
-    }
-}
-
 /// What a ruleset depends on beside policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -117,6 +83,8 @@ pub struct Layout {
     pub slot: Slot,
     /// The current generation.
     pub generation: Generation,
+    /// Who counts under which id.
+    pub ids: Arc<Ids>,
     /// The bridges that carry pods.
     pub bridges: BTreeSet<String>,
     /// The ports of those bridges.
@@ -143,6 +111,7 @@ impl Default for Layout {
         Self {
             slot: Slot::A,
             generation: Generation::FIRST,
+            ids: Arc::default(),
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
             switched: Switched::default(),
@@ -164,7 +133,7 @@ pub struct Compiled {
 /// What a named counter counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CounterMeaning {
-    /// Packets that a rule decided.
+    /// Of a rule that accepts: all packets of its connections, both ways. Of any other: the packets it decided.
     Rule {
         /// The rule.
         identity: RuleIdentity,
@@ -173,6 +142,32 @@ pub enum CounterMeaning {
         /// What it does.
         action: Action,
     },
+    /// Connections that a rule accepted: their number is that of the packets.
+    RuleConnections {
+        /// The rule.
+        identity: RuleIdentity,
+        /// Its place in its policy: shown, never a key.
+        index: usize,
+        /// What it does.
+        action: Action,
+    },
+    /// All packets, both ways, of a pod's connections that pass without a rule: it is not isolated in this direction, only audited
+    /// policies speak of it, or it reaches itself.
+    DefaultAllowed {
+        /// The pod.
+        pod: ObjectName,
+        /// The direction.
+        direction: Direction,
+    },
+    /// The number of those connections, as packets.
+    DefaultAllowedConnections {
+        /// The pod.
+        pod: ObjectName,
+        /// The direction.
+        direction: Direction,
+    },
+    /// Packets that passed and are counted for no rule and no pod: all ids are given out, or conntrack does not know them.
+    Unattributed,
     /// Packets of a pod that its isolation dropped.
     Dropped {
         /// The isolated pod.
@@ -249,7 +244,7 @@ pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
     let mut inet = sets::Builder::default();
     base::add_sets(&mut inet, layout);
     for pod in &effective.pods {
-        pod::add(&mut inet, effective, pod);
+        pod::add(&mut inet, effective, &layout.ids, pod);
     }
     base::add_chains(&mut inet, effective, layout);
     let (mut inet, mut counters) = inet.finish();

@@ -1,8 +1,8 @@
-//! Whether policy allows a connection that runs.
+//! Whether policy allows a connection that runs, and for whom it counts.
 //!
 //! In: [`Effective`] and a [`Flow`] as conntrack knows it (after destination translation). Out: a [`Judgement`]. What
-//! always holds: the same answer as the ruleset of the same policy gives a new connection; the way back is not asked
-//! for, replies go with their connection.
+//! always holds: the same answer as the ruleset of the same policy gives a new connection, down to the rule that allows; the
+//! way back is not asked for, replies go with their connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,8 +11,10 @@ use std::ops::RangeInclusive;
 use ipnetwork::IpNetwork;
 
 use crate::effective::{
-    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
+    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleIdentity,
+    RuleMatch,
 };
+use crate::ids::Origin;
 use crate::object::{ObjectName, Protocol};
 use crate::policy::{Action, Direction, Tier};
 
@@ -35,9 +37,14 @@ pub struct Flow {
 
 /// What policy says of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum Judgement<'a> {
     /// It may run.
-    Allowed,
+    Allowed {
+        /// What let it out of the local pod it is from; `None` where it is from none, or was not asked.
+        egress: Option<Origin<'a>>,
+        /// What let it into the local pod it is to.
+        ingress: Option<Origin<'a>>,
+    },
     /// It may not.
     Denied {
         /// Whose policy forbids it.
@@ -45,6 +52,13 @@ pub enum Judgement {
         /// In which direction.
         direction: Direction,
     },
+}
+
+impl Judgement<'_> {
+    /// Whether it may run.
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allowed { .. })
+    }
 }
 
 /// Answers for many flows: every look-up is made ready.
@@ -69,6 +83,7 @@ struct Walk<'a> {
 
 /// A rule with its sets at hand.
 struct WalkRule<'a> {
+    identity: &'a RuleIdentity,
     tier: Tier,
     action: Action,
     matches: Vec<WalkMatch<'a>>,
@@ -101,22 +116,20 @@ impl<'a> Judge<'a> {
     }
 
     /// What policy says of a flow.
-    pub fn judge(&self, flow: &Flow) -> Judgement {
+    pub fn judge(&self, flow: &Flow) -> Judgement<'a> {
         let source = self.by_address.get(&flow.source).filter(|_| !flow.from_node);
         let destination = self.by_address.get(&flow.destination).filter(|_| !flow.to_node && !flow.from_node);
-        if source.is_some() && source == destination {
-            return Judgement::Allowed;
-        }
+        let itself = source.is_some() && source == destination;
         let held = self.own_node_egress || !flow.to_node;
-        let egress = source.filter(|_| held).map(|position| (*position, Direction::Egress));
-        let ingress = destination.map(|position| (*position, Direction::Ingress));
-        for (position, direction) in egress.into_iter().chain(ingress) {
-            let pod = &self.pods[position];
-            if !pod.allows(direction, flow) {
-                return Judgement::Denied { pod: pod.name.clone(), direction };
-            }
-        }
-        Judgement::Allowed
+        let half = |position: Option<&usize>, direction| {
+            let Some(pod) = position.map(|position| &self.pods[*position]) else { return Ok(None) };
+            let origin = if itself { Some(Origin::Default(pod.name)) } else { pod.lets(direction, flow) };
+            let denied = || Judgement::Denied { pod: pod.name.clone(), direction };
+            origin.map(Some).ok_or_else(denied)
+        };
+        let egress = half(source.filter(|_| held), Direction::Egress);
+        let both = egress.and_then(|egress| Ok((egress, half(destination, Direction::Ingress)?)));
+        both.map_or_else(|denied| denied, |(egress, ingress)| Judgement::Allowed { egress, ingress })
     }
 }
 
@@ -125,18 +138,35 @@ impl<'a> Judged<'a> {
         Self { name: &pod.name, ingress: Walk::new(effective, &pod.ingress), egress: Walk::new(effective, &pod.egress) }
     }
 
-    fn allows(&self, direction: Direction, flow: &Flow) -> bool {
-        match direction {
-            Direction::Ingress => self.ingress.allows(flow.source, flow),
-            Direction::Egress => self.egress.allows(flow.destination, flow),
+    /// What lets a flow through; nothing where it is denied.
+    fn lets(&self, direction: Direction, flow: &Flow) -> Option<Origin<'a>> {
+        let decided = match direction {
+            Direction::Ingress => self.ingress.decides(flow.source, flow),
+            Direction::Egress => self.egress.decides(flow.destination, flow),
+        };
+        match decided {
+            Decided::Rule(identity) => Some(Origin::Rule(identity)),
+            Decided::Nothing => Some(Origin::Default(self.name)),
+            Decided::Denied => None,
         }
     }
 }
 
+/// How the rules of a direction end.
+enum Decided<'a> {
+    /// This rule accepts.
+    Rule(&'a RuleIdentity),
+    /// No rule speaks of it, and it passes.
+    Nothing,
+    Denied,
+}
+
 impl<'a> Walk<'a> {
     fn new(effective: &'a Effective, isolation: &'a Isolation) -> Self {
-        // Audited rules decide nothing; what would be dropped passes.
-        let decides = |rule: &&EffectiveRule| isolation.default == Fallback::Deny || rule.tier != Tier::NetworkPolicy;
+        // Audited rules forbid nothing; what would be dropped passes.
+        let decides = |rule: &&EffectiveRule| {
+            isolation.default == Fallback::Deny || rule.tier != Tier::NetworkPolicy || rule.action == Action::Accept
+        };
         Self {
             deny: isolation.default == Fallback::Deny,
             rules: isolation.rules.iter().filter(decides).map(|rule| WalkRule::new(effective, rule)).collect(),
@@ -144,7 +174,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The first rule of a tier that matches decides; isolation ends the walk behind the NetworkPolicy tier.
-    fn allows(&self, other: IpAddr, flow: &Flow) -> bool {
+    fn decides(&self, other: IpAddr, flow: &Flow) -> Decided<'a> {
         let mut left = None;
         for rule in &self.rules {
             if self.deny && rule.tier > Tier::NetworkPolicy {
@@ -154,19 +184,19 @@ impl<'a> Walk<'a> {
                 continue;
             }
             match rule.action {
-                Action::Accept => return true,
-                Action::Deny => return false,
+                Action::Accept => return Decided::Rule(rule.identity),
+                Action::Deny => return Decided::Denied,
                 Action::Pass => left = Some(rule.tier),
             }
         }
-        !self.deny
+        if self.deny { Decided::Denied } else { Decided::Nothing }
     }
 }
 
 impl<'a> WalkRule<'a> {
     fn new(effective: &'a Effective, rule: &'a EffectiveRule) -> Self {
         let matches = rule.matches.iter().map(|alternative| WalkMatch::new(effective, alternative)).collect();
-        Self { tier: rule.tier, action: rule.action, matches }
+        Self { identity: &rule.identity, tier: rule.tier, action: rule.action, matches }
     }
 
     fn matches(&self, other: IpAddr, flow: &Flow) -> bool {
@@ -231,7 +261,6 @@ fn port_matches(port: &PortMatch, flow: &Flow) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effective::RuleIdentity;
     use crate::testing::{flow, ip, object_name};
 
     const SOURCE: &str = "10.0.0.1";
@@ -241,7 +270,9 @@ mod tests {
         let identity = RuleIdentity {
             policy: object_name("x/p"),
             direction: Direction::Ingress,
-            content: String::new(),
+            action,
+            peers: String::new(),
+            ports: String::new(),
             occurrence: 0,
         };
         let ports = PortMatch::Ranges(Protocol::Tcp, vec![port..=port]);
@@ -256,7 +287,7 @@ mod tests {
             egress: Isolation::default(),
         };
         let effective = Effective { pods: vec![pod], ..Effective::default() };
-        Judge::new(&effective, true).judge(&flow(SOURCE, POD, &format!("tcp/{port}"))) == Judgement::Allowed
+        Judge::new(&effective, true).judge(&flow(SOURCE, POD, &format!("tcp/{port}"))).is_allowed()
     }
 
     #[test]

@@ -70,6 +70,17 @@ pub enum Action {
     Pass,
 }
 
+impl Action {
+    /// The word in metrics and comments.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+        }
+    }
+}
+
 /// One requirement of a label selector (metav1 LabelSelectorRequirement; matchLabels become `In` with one value).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Requirement {

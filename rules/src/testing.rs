@@ -12,6 +12,7 @@ use crate::index::{Change, Index};
 use crate::judge::{Flow, Judge, Judgement};
 use crate::object::ObjectName;
 use crate::parse;
+use crate::policy::Direction;
 
 /// The node that tests look at.
 pub const NODE: &str = "n1";
@@ -53,11 +54,15 @@ impl Cluster {
 
     /// Whether a flow may run: `tcp/80`, `udp/53`, `sctp/9`, `icmp`.
     pub fn allows(&self, source: &str, destination: &str, service: &str) -> bool {
-        self.judge(&flow(source, destination, service)) == Judgement::Allowed
+        self.denied(&flow(source, destination, service)).is_none()
     }
 
-    pub fn judge(&self, flow: &Flow) -> Judgement {
-        Judge::new(&self.effective(), true).judge(flow)
+    /// Whose policy forbids a flow, and in which direction.
+    pub fn denied(&self, flow: &Flow) -> Option<(ObjectName, Direction)> {
+        match Judge::new(&self.effective(), true).judge(flow) {
+            Judgement::Allowed { .. } => None,
+            Judgement::Denied { pod, direction } => Some((pod, direction)),
+        }
     }
 }
 

@@ -7,21 +7,26 @@ use std::env;
 use std::io::Write;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
-use flatfell_rules::compile::{Generation, Layout, compile};
+use flatfell_rules::compile::{Layout, Slot, compile};
 use flatfell_rules::diff::plan;
 use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::ids::{COUNTERS, Ids, Origin};
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
+use flatfell_rules::mark::{Generation, allowed_mark, id_mask};
 use flatfell_rules::object::Protocol;
 use flatfell_rules::parse;
-use flatfell_rules::ruleset::Ruleset;
+use flatfell_rules::policy::Direction;
+use flatfell_rules::ruleset::Value::Mark;
+use flatfell_rules::ruleset::{Datum, Element, Ruleset};
 use flatfell_rules::sim::cluster::packet::{passed, traces, untracked};
 use flatfell_rules::sim::cluster::{Cluster, Packet, Path, Probe};
 use flatfell_rules::sim::coverage::Coverage;
 use flatfell_rules::sim::generate::{Random, change, cluster, probes};
 use flatfell_rules::sim::kernel::FakeKernel;
-use flatfell_rules::sim::oracle::Oracle;
+use flatfell_rules::sim::oracle::{Oracle, Origins};
 use flatfell_rules::sim::shrink::{show, shrink};
 use serde_json::Value;
 
@@ -114,7 +119,7 @@ fn judged(cluster: &Cluster, probes: &[Probe]) -> Vec<bool> {
     let judge = Judge::new(&effective, !cluster.own_node_open);
     let passes = |probe: &Probe| match probe.path(&cluster.node) {
         Path::Elsewhere => true,
-        path => judge.judge(&flow(probe, path)) == Judgement::Allowed,
+        path => judge.judge(&flow(probe, path)).is_allowed(),
     };
     probes.iter().map(passes).collect()
 }
@@ -136,19 +141,94 @@ fn the_judge_agrees_with_the_oracle() {
 
 /// The rules of the cluster's node.
 fn compiled(cluster: &Cluster, generation: u8) -> Ruleset {
+    let effective = effective(cluster);
     let layout = Layout {
         bridges: ["cni0".to_owned()].into(),
         own_node_egress: !cluster.own_node_open,
         generation: Generation::new(generation).expect("a generation"),
+        ids: Arc::new(Ids::fresh(&effective)),
         ..Layout::default()
     };
-    compile(&effective(cluster), &layout).ruleset
+    compile(&effective, &layout).ruleset
 }
 
 /// The answers of the compiled rules.
 fn traced(cluster: &Cluster, probes: &[Probe]) -> Vec<bool> {
     let ruleset = compiled(cluster, 7);
     probes.iter().map(|probe| passed(&traces(&ruleset, cluster, probe))).collect()
+}
+
+/// The name of the counter that a mark has for this half; `None` where the half has no id.
+fn counted_for(ruleset: &Ruleset, mark: u32, half: Direction) -> Option<&str> {
+    let key = Element::Key(vec![Mark(mark & id_mask(half))]);
+    let table = &ruleset.tables[&Slot::A.inet()];
+    match table.sets[COUNTERS].elements.get(&key) {
+        Some(Datum::Counter(name)) if mark & id_mask(half) != 0 => Some(name),
+        _ => None,
+    }
+}
+
+/// Compares the mark that compiled rules leave with the judge's and with what the specification lets count.
+fn compare_origins(seed: u64, cluster: &Cluster, probes: &[Probe]) -> usize {
+    let effective = effective(cluster);
+    let ids = Ids::fresh(&effective);
+    let (ruleset, judge) = (compiled(cluster, 7), Judge::new(&effective, !cluster.own_node_open));
+    let oracle = Oracle::new(cluster);
+    let mut compared = 0;
+    for probe in probes.iter().filter(|probe| between_addresses(probe) && oracle.allowed(probe)) {
+        let path = probe.path(&cluster.node);
+        let Some(mark) = traces(&ruleset, cluster, probe).first().and_then(|trace| trace.mark) else { continue };
+        let Judgement::Allowed { egress, ingress } = judge.judge(&flow(probe, path)) else {
+            panic!("seed {seed}: the judge denies\n{}", show(cluster, probe));
+        };
+        let mut bits = 0;
+        for (half, origin) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
+            let may = oracle.origins(probe, half == Direction::Egress);
+            assert_eq!(origin.is_some(), may.is_some(), "seed {seed}: {half}\n{}", show(cluster, probe));
+            let (Some(origin), Some(may)) = (origin, may) else { continue };
+            bits |= ids.written(half, origin);
+            compared += 1;
+            assert!(
+                lets(origin, &may, &effective),
+                "seed {seed}: {half} {origin:?}, not {may:?}\n{}",
+                show(cluster, probe)
+            );
+            let name = origin.counter(half);
+            assert_eq!(counted_for(&ruleset, mark, half), Some(name.as_str()), "seed {seed}\n{}", show(cluster, probe));
+        }
+        if path != Path::Output && bits != 0 {
+            let wanted = allowed_mark(Generation::new(7).expect("a generation"), bits);
+            assert_eq!(mark, wanted, "seed {seed}: {mark:#x}, not {wanted:#x}\n{}", show(cluster, probe));
+        }
+    }
+    compared
+}
+
+/// Whether the specification lets a connection count for this.
+fn lets(origin: Origin<'_>, may: &Origins, effective: &Effective) -> bool {
+    match origin {
+        Origin::Default(pod) => may.rules.is_empty() && may.pod == pod.to_string(),
+        Origin::Rule(identity) => {
+            let pod = effective.pods.iter().find(|pod| pod.name.to_string() == may.pod).expect("a pod");
+            let mut rules = pod.isolation(identity.direction).rules.iter();
+            let rule = rules.find(|rule| rule.identity == *identity).expect("a rule");
+            may.rules.contains(&(identity.policy.to_string(), rule.index))
+        }
+    }
+}
+
+/// Compiled rules, judge and specification agree for whom each half of an allowed connection counts.
+#[test]
+fn halves_count_for_the_rule_that_lets_them_through() {
+    let mut compared = 0;
+    for seed in seeds(2000) {
+        let mut random = Random::new(seed);
+        let cluster = cluster(&mut random);
+        let probes = probes(&mut random, &cluster, PROBES);
+        compared += compare_origins(seed, &cluster, &probes);
+        compared += compare_origins(seed, &change(&mut random, &cluster), &probes);
+    }
+    assert!(compared > 1000, "{compared} halves");
 }
 
 /// Says what decided the verdicts, past the test harness, which hides what passing tests print.
@@ -342,7 +422,7 @@ fn an_index_that_was_told_of_a_change_agrees() {
         let (oracle, judge) = (Oracle::new(&expected), Judge::new(&effective, !expected.own_node_open));
         for probe in probes(&mut random, &before, PROBES).iter().filter(|probe| between_addresses(probe)) {
             let path = probe.path(&before.node);
-            let passes = path == Path::Elsewhere || judge.judge(&flow(probe, path)) == Judgement::Allowed;
+            let passes = path == Path::Elsewhere || judge.judge(&flow(probe, path)).is_allowed();
             if oracle.allowed(probe) != passes {
                 let verdict = oracle.verdict(probe);
                 panic!("seed {seed}: the oracle says {verdict:?}\n{}", show(&expected, probe));

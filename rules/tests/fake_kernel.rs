@@ -55,7 +55,7 @@ fn chain_name(random: &mut Random) -> String {
 fn shape(name: &str) -> Set {
     let kind = if name.starts_with('m') { SetKind::VerdictMap } else { SetKind::Set };
     let (key, interval) = if name.ends_with('r') { (KeyType::Ipv4Addr, true) } else { (KeyType::Ipv4Addr, false) };
-    Set { kind, key: vec![key], interval, comment: String::new(), elements: BTreeMap::new() }
+    Set { kind, key: vec![key], interval, size: None, comment: String::new(), elements: BTreeMap::new() }
 }
 
 fn verdict(random: &mut Random) -> Verdict {

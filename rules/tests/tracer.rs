@@ -34,7 +34,7 @@ fn v4(last: u8) -> Ipv4Addr {
 }
 
 fn set(kind: SetKind, key: KeyType, interval: bool, elements: impl IntoIterator<Item = (Element, Datum)>) -> Set {
-    Set { kind, key: vec![key], interval, comment: String::new(), elements: elements.into_iter().collect() }
+    Set { kind, key: vec![key], interval, size: None, comment: String::new(), elements: elements.into_iter().collect() }
 }
 
 fn ruleset<'a>(chains: impl IntoIterator<Item = (&'a str, Chain)>, sets: Vec<(&str, Set)>) -> Ruleset {

@@ -43,10 +43,15 @@ pub async fn arrive(state: State, has_earlier_rules: bool, access: Access, taint
     }
 }
 
+/// A time as the API server writes it.
+pub fn timestamp(text: &str) -> Option<SystemTime> {
+    let seconds = text.parse::<Timestamp>().ok()?.as_second();
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
 /// From the creation of the oldest pod, or the boot of the node if that was later, to now.
 fn exposure(first_pod: Option<&str>, now: SystemTime, uptime: Option<Duration>) -> Duration {
-    let Some(created) = first_pod.and_then(|text| text.parse::<Timestamp>().ok()) else { return Duration::ZERO };
-    let created = UNIX_EPOCH + Duration::from_secs(u64::try_from(created.as_second()).unwrap_or(0));
+    let Some(created) = first_pod.and_then(timestamp) else { return Duration::ZERO };
     let age = now.duration_since(created).unwrap_or_default();
     uptime.map_or(age, |uptime| age.min(uptime))
 }

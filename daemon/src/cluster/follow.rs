@@ -5,7 +5,7 @@
 //! since what was missed is not known; between attempts there is a pause, with jitter.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::access::Access;
+use super::arrival::timestamp;
 use super::failure::{Answer, Failure, shortened};
 use super::ledger::{Draft, Findings, Ledger, News, version};
 use super::lines::Lines;
@@ -73,6 +74,8 @@ pub struct Message {
     pub news: Vec<News>,
     /// What is wrong, where that changed.
     pub findings: Option<Findings>,
+    /// When the objects were created that the watch has shown as new.
+    pub created: Vec<SystemTime>,
 }
 
 /// The watch of one resource.
@@ -85,6 +88,8 @@ pub struct Follow {
     ledger: Ledger,
     /// What the ledger made of events and lists, and nobody was told yet. Outlives an attempt that fails: the ledger does.
     untold: Vec<News>,
+    /// Creations that nobody was told of yet.
+    created: Vec<SystemTime>,
     state: WatchState,
     /// From where to go on; `None` when everything has to be listed.
     position: Option<String>,
@@ -127,6 +132,7 @@ impl Follow {
             out,
             ledger: Ledger::new(resource),
             untold: Vec::new(),
+            created: Vec::new(),
             state: WatchState::new(resource),
             position: None,
             streams: true,
@@ -195,7 +201,7 @@ impl Follow {
             };
             let Some(line) = line? else { return Err(Failure::Ended.into()) };
             match self.event(&line, true)? {
-                Event::Put(object) => {
+                Event::Put { object, .. } => {
                     self.draft(&mut draft, &object).await?;
                 }
                 Event::Delete(_) => return Err(garbage("a deletion within a list").into()),
@@ -301,8 +307,12 @@ impl Follow {
 
     fn take_event(&mut self, line: &[u8]) -> Result<(), Failure> {
         let object = match self.event(line, false)? {
-            Event::Put(object) => {
-                self.untold.extend(self.ledger.put(&object).map_err(garbage)?);
+            Event::Put { object, is_new } => {
+                let news = self.ledger.put(&object).map_err(garbage)?;
+                if is_new && news.is_some() {
+                    self.created.extend(created(&object));
+                }
+                self.untold.extend(news);
                 object
             }
             Event::Delete(object) => {
@@ -330,7 +340,7 @@ impl Follow {
         self.expect_kind(&object, "", true)?;
         self.heard();
         match word {
-            "ADDED" | "MODIFIED" => Ok(Event::Put(object)),
+            "ADDED" | "MODIFIED" => Ok(Event::Put { object, is_new: word == "ADDED" }),
             "DELETED" => Ok(Event::Delete(object)),
             "BOOKMARK" => {
                 let metadata = object.get("metadata").cloned().unwrap_or_default();
@@ -408,14 +418,15 @@ impl Follow {
     async fn tell(&mut self) -> Result<(), Unheard> {
         self.state.objects = self.ledger.count();
         let news = std::mem::take(&mut self.untold);
-        let message = Message { watch: self.state.clone(), news, findings: self.ledger.new_findings() };
+        let created = std::mem::take(&mut self.created);
+        let message = Message { watch: self.state.clone(), news, findings: self.ledger.new_findings(), created };
         self.out.send(message).await.map_err(|_| Unheard)
     }
 }
 
 /// What a line of a watch says.
 enum Event {
-    Put(Value),
+    Put { object: Value, is_new: bool },
     Delete(Value),
     Bookmark { metadata: Value, is_end_of_list: bool },
 }
@@ -428,6 +439,12 @@ fn items(page: &Value) -> Result<&[Value], Failure> {
         Some(Value::Null) => Ok(&[]),
         _ => Err(garbage("a list without items")),
     }
+}
+
+/// When the API server says that an object was created.
+fn created(object: &Value) -> Option<SystemTime> {
+    let text = object.get("metadata")?.get("creationTimestamp")?.as_str()?;
+    timestamp(text)
 }
 
 /// From where a watch can go on.

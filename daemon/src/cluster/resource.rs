@@ -181,6 +181,7 @@ const POLICY: Keep = Keep::Fields(&[
             ("namespace", Keep::All),
             ("uid", Keep::All),
             ("resourceVersion", Keep::All),
+            ("creationTimestamp", Keep::All),
             ("annotations", Keep::Fields(&[END, MODE])),
         ]),
     ),

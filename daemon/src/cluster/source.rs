@@ -5,18 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::time::Instant;
 
 use flatfell_rules::index::Change;
-use flatfell_rules::object::Lifetime;
+use flatfell_rules::object::{Lifetime, ObjectName, Pod};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::access::{Access, AccessError};
+use super::arrival::timestamp;
 use super::follow::{Follow, Message, Patience};
 use super::ledger::{Findings, News};
 use super::node::OwnNode;
 use super::resource::Resource;
 use super::watch_state::WatchState;
+use crate::batch::{Batch, CreatedKind};
 use crate::controller::Source;
 use crate::state::{Complaint, SourceState, log_complaints};
 
@@ -35,6 +38,10 @@ pub struct Cluster {
     first_pod: Option<String>,
     /// Changes that were received and not handed out yet.
     pending: Vec<(Resource, Change)>,
+    /// When the oldest of them was read, and what of them was created.
+    arrived: Batch,
+    /// The UIDs of the pods of this node that had an address.
+    addressed: BTreeMap<ObjectName, String>,
     /// What shall be logged with the next step.
     appeared: Vec<Complaint>,
     solved: Vec<Complaint>,
@@ -61,6 +68,8 @@ impl Cluster {
             own_node: None,
             first_pod: None,
             pending: Vec::new(),
+            arrived: Batch::default(),
+            addressed: BTreeMap::new(),
             appeared: Vec::new(),
             solved: Vec::new(),
             was_read: false,
@@ -74,10 +83,17 @@ impl Cluster {
 
     fn take_message(&mut self, message: Message) {
         let resource = message.watch.resource;
+        if !message.news.is_empty() {
+            let oldest = Some(message.watch.heard.unwrap_or_else(Instant::now));
+            let policies = message.created.iter().filter(|_| resource == Resource::Policies);
+            let created = policies.map(|created| (CreatedKind::NetworkPolicy, *created)).collect();
+            self.arrived.add(Batch { oldest, created, changes: 0 });
+        }
         for news in message.news {
             match news {
                 News::Change(change) => {
                     self.note_first_pod(&change);
+                    self.note_address(&change);
                     self.pending.push((resource, change));
                 }
                 News::Node(node) => self.own_node = node,
@@ -92,13 +108,32 @@ impl Cluster {
         self.watches.insert(resource, message.watch);
     }
 
-    fn note_first_pod(&mut self, change: &Change) {
-        if let Change::UpsertPod(pod) = change
-            && !self.was_read
-            && !pod.host_network
+    fn is_local(&self, pod: &Pod) -> bool {
+        !pod.host_network
             && pod.node.as_deref() == Some(self.node.as_str())
             && pod.lifetime == Lifetime::Live
             && !pod.addresses.is_empty()
+    }
+
+    /// A pod counts as created when it has its first address: before, there is nothing to enforce.
+    fn note_address(&mut self, change: &Change) {
+        match change {
+            Change::UpsertPod(pod) if self.is_local(pod) => {
+                let before = self.addressed.insert(pod.name.clone(), pod.uid.clone());
+                if self.was_read && before.as_ref() != Some(&pod.uid) {
+                    let created = timestamp(&pod.created).map(|created| (CreatedKind::Pod, created));
+                    self.arrived.add(Batch { created: created.into_iter().collect(), ..Batch::default() });
+                }
+            }
+            Change::DeletePod(name) => drop(self.addressed.remove(name)),
+            _ => {}
+        }
+    }
+
+    fn note_first_pod(&mut self, change: &Change) {
+        if let Change::UpsertPod(pod) = change
+            && !self.was_read
+            && self.is_local(pod)
             && self.first_pod.as_ref().is_none_or(|first| pod.created < *first)
         {
             self.first_pod = Some(pod.created.clone());
@@ -138,6 +173,10 @@ impl Source for Cluster {
             Resource::Pods | Resource::Node => 2,
         });
         pending.into_iter().map(|(_, change)| change).collect()
+    }
+
+    fn arrived(&mut self) -> Batch {
+        mem::take(&mut self.arrived)
     }
 
     fn state(&self) -> SourceState {

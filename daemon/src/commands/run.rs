@@ -18,15 +18,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 
+use crate::batch::Batch;
 use crate::cluster::{self, Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
 use crate::control::{Answer, Handler, Reply, Request, Socket};
 use crate::controller::{Controller, Enforce, Source};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, EngineConfig};
 use crate::flows::{self, Flows, Names, Reader};
 use crate::http::Server;
 use crate::manifests::Manifests;
 use crate::memory;
+use crate::metrics::Metrics;
 use crate::pause::{ANNOTATION, Pause, Resumed};
 use crate::state::{SourceState, State};
 
@@ -76,8 +78,9 @@ async fn serve<S: Source>(
     let server = Server::bind(args.listen).await?;
     let source = source.await?;
     let flow_config = args.flows.config();
-    let opened = flows::open(&flow_config)?;
-    let engine = Arc::new(Engine::start(args.engine(opened.kernel))?);
+    let engine_config = args.engine();
+    let opened = flows::open(&flow_config, engine_config.carried.clone())?;
+    let engine = Arc::new(Engine::start(EngineConfig { flow_log: opened.kernel, ..engine_config })?);
     // The lock is held now: what lies in the run directory is nobody's who runs here.
     let socket = Socket::bind(&args.control.run_dir)?;
     // Before anything is submitted: what is there now is of an earlier run.
@@ -97,7 +100,7 @@ async fn serve<S: Source>(
         source: published,
         paused: control.pause.shown(),
         engine: engine.clone(),
-        totals: Arc::default(),
+        metrics: Arc::new(Metrics::new(args.metrics_series_max)),
         unprotected: Arc::default(),
         flows: Arc::clone(&flows),
     };
@@ -171,10 +174,10 @@ impl Control {
 }
 
 impl Enforce for Control {
-    fn enforce(&self, effective: Arc<Effective>) {
+    fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
         // Before the policy it was published with: a node that is paused starts paused.
         self.read_annotation();
-        self.pause.enforce(effective);
+        self.pause.enforce(effective, batch);
     }
 }
 

@@ -113,6 +113,7 @@ pub fn remove_leftovers(dir: &Path) {
     }
     // Neither need be there, and the directory may be a mount.
     let _ = fs::remove_file(path);
+    let _ = fs::remove_file(dir.join(crate::totals::FILE));
     let _ = fs::remove_dir(dir);
 }
 

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flatfell_rules::compile::GENERATION_MASK;
 use nix::sys::eventfd::EventFd;
 
 use crate::bypass::{BRIDGE_SYSCTL, Bypass, BypassError, Facts, Kind, Lookout, PROC_NET};
@@ -115,6 +114,6 @@ fn look(lookout: &mut Option<Lookout>, known: &Known) -> Result<Vec<Bypass>, Byp
         ipvs: known.ipvs,
         v4: known.v4,
         v6: known.v6,
-        mark_mask: GENERATION_MASK,
+        mark_mask: u32::MAX,
     })
 }

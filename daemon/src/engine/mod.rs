@@ -5,14 +5,17 @@
 //! [`Cleanup`], whatever happens to the process; one daemon a network namespace.
 
 mod cleanup;
+mod gone;
 mod lookout;
 mod reconcile;
 mod status;
 mod sweep;
+mod upkeep;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,17 +23,20 @@ use std::time::Duration;
 
 use flatfell_rules::compile::{CounterMeaning, FlowLog, Slot};
 use flatfell_rules::effective::Effective;
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::mark::ID_MAX;
+use flatfell_rules::ruleset::{CounterValue, Family, TableId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::batch::Batch;
 use crate::kernel::{CommitError, Kernel};
 use crate::links::LinkError;
 use crate::lock::{Lock, LockError};
 use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
-pub use status::{EngineStatus, TransactionStats};
+pub use status::{EngineStatus, RuleIds, TransactionStats};
+pub use upkeep::{Programmed, Repair, Upkeep};
 
 /// How long a question to the engine's thread may take before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -46,6 +52,26 @@ pub struct EngineConfig {
     pub pod_bridges: Vec<String>,
     /// Where the rules log denials.
     pub flow_log: Option<FlowLog>,
+    /// How long a counter is kept whose rule or pod is gone.
+    pub counter_grace: Duration,
+    /// How many ids of each direction rules and pods are counted by, at most [`flatfell_rules::mark::ID_MAX`].
+    pub rule_ids: u16,
+    /// The file that remembers what counters lost; none: a restart forgets it.
+    pub carried: Option<PathBuf>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            own_node_egress: true,
+            cut_established: true,
+            pod_bridges: Vec::new(),
+            flow_log: None,
+            counter_grace: Duration::from_secs(15 * 60),
+            rule_ids: ID_MAX,
+            carried: None,
+        }
+    }
 }
 
 /// Why the engine cannot do what it is asked.
@@ -74,7 +100,7 @@ pub enum EngineError {
 /// Counter values by name, and what they mean.
 #[derive(Clone, Debug, Default)]
 pub struct CounterSnapshot {
-    /// Values as the kernel has them.
+    /// Totals: they never fall.
     pub values: BTreeMap<String, CounterValue>,
     /// What each name counts.
     pub meanings: Arc<BTreeMap<String, CounterMeaning>>,
@@ -82,7 +108,7 @@ pub struct CounterSnapshot {
 
 /// What the engine's thread is asked.
 enum Command {
-    Enforce(Arc<Effective>),
+    Enforce(Arc<Effective>, Batch),
     TakeOver,
     Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
@@ -149,8 +175,13 @@ impl Engine {
 
     /// Enforces this from now on; a value that was not enforced yet is passed over.
     pub fn submit(&self, effective: Arc<Effective>) {
+        self.submit_batch(effective, Batch::now());
+    }
+
+    /// The same, and the changes that made it so.
+    pub fn submit_batch(&self, effective: Arc<Effective>, batch: Batch) {
         *self.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&effective));
-        self.send(Command::Enforce(effective));
+        self.send(Command::Enforce(effective, batch));
     }
 
     /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.
@@ -240,9 +271,12 @@ pub fn tables_exist() -> Result<bool, EngineError> {
     Ok(table_ids().iter().any(|id| tables.contains(id)))
 }
 
-/// Every table this layout may have.
-fn table_ids() -> Vec<flatfell_rules::ruleset::TableId> {
-    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).collect()
+/// Every table this layout may have, and those of earlier ones.
+fn table_ids() -> Vec<TableId> {
+    let earlier = Slot::EARLIER
+        .into_iter()
+        .flat_map(|name| [Family::Inet, Family::Bridge].map(|family| TableId { family, name: name.to_owned() }));
+    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).chain(earlier).collect()
 }
 
 fn errno(errno: nix::errno::Errno) -> std::io::Error {

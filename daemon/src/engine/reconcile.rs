@@ -8,20 +8,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{
-    BridgeId, Compiled, CounterMeaning, GENERATION_SET, Generation, Layout, Slot, Switched, compile,
-};
+use flatfell_rules::compile::{BridgeId, Compiled, CounterMeaning, GENERATION_SET, Layout, Slot, Switched, compile};
 use flatfell_rules::diff::{Change, diff, plan};
 use flatfell_rules::effective::Effective;
-use flatfell_rules::ruleset::{CounterValue, Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use flatfell_rules::ids::{Allocator, Claims, Ids};
+use flatfell_rules::mark::Generation;
+use flatfell_rules::policy::Direction;
+use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
 
+use super::gone::GoneCounters;
 use super::sweep::{Node, Stale, Sweeper};
-use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, table_ids};
+use super::upkeep::{Programmed, Repair, Upkeep};
+use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
 use crate::netlink::NetlinkError;
+use crate::totals::{Totals, TotalsError};
 
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
@@ -45,8 +49,12 @@ pub(super) struct Reconciler {
     generation: Generation,
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
+    allocator: Allocator,
+    ids: Arc<Ids>,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
-    values: BTreeMap<String, CounterValue>,
+    gone: GoneCounters,
+    totals: Totals,
+    totals_fault: Option<String>,
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
@@ -65,7 +73,13 @@ enum TurnError {
 
 impl Reconciler {
     pub(super) fn open(config: EngineConfig) -> Result<Self, EngineError> {
+        let (totals, error) = Totals::open(config.carried.clone());
         Ok(Self {
+            allocator: Allocator::new(config.rule_ids),
+            ids: Arc::default(),
+            gone: GoneCounters::new(config.counter_grace),
+            totals,
+            totals_fault: error.as_ref().map(not_carried),
             config,
             kernel: Kernel::open()?,
             sweeper: Sweeper::open()?,
@@ -74,7 +88,6 @@ impl Reconciler {
             generation: Generation::FIRST,
             switched: Switched::default(),
             meanings: Arc::default(),
-            values: BTreeMap::new(),
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -99,13 +112,25 @@ impl Reconciler {
                 self.status.enforced = Some(Arc::clone(wanted));
                 self.status.generation = self.generation.number();
                 self.status.slot = self.slot.table_name();
-                (self.bridge_fault.is_some() || self.sweep_fault.is_some()).then_some(LAST_RETRY)
+                let faulty = self.bridge_fault.is_some() || self.sweep_fault.is_some();
+                // Ids came free for those that have none.
+                if self.allocator.could_give() { Some(FIRST_RETRY) } else { faulty.then_some(LAST_RETRY) }
             }
             Err(error) => {
                 self.failed(&error);
                 Some(FIRST_RETRY.saturating_mul(1 << self.failures.min(7)).min(LAST_RETRY))
             }
         }
+    }
+
+    /// Whether the kernel has all of this.
+    pub(super) fn enforces(&self, wanted: &Arc<Effective>) -> bool {
+        self.have.is_some() && self.status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, wanted))
+    }
+
+    /// What the work costs and how late it is.
+    pub(super) fn upkeep(&mut self) -> &mut Upkeep {
+        &mut self.status.upkeep
     }
 
     /// The next turn builds the other tables and lets the ones in force go behind them.
@@ -127,6 +152,7 @@ impl Reconciler {
         if flushed {
             tracing::warn!("somebody removed Flatfell's tables (nft flush ruleset?); they are written again");
             self.have = None;
+            self.status.upkeep.repaired(Repair::Tables);
         }
         flushed
     }
@@ -142,15 +168,45 @@ impl Reconciler {
         }));
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
+        status.warnings.extend(self.totals_fault.clone());
+        status.rule_ids = self.rule_ids();
+        if status.rule_ids.without > 0 {
+            status.warnings.push(format!(
+                "all {} ids of a direction are given out: {} rules and pods count as not attributed",
+                status.rule_ids.limit, status.rule_ids.without
+            ));
+        }
         status
     }
 
-    /// Every counter of the tables in force.
+    fn rule_ids(&self) -> RuleIds {
+        RuleIds {
+            ingress: self.allocator.used(Direction::Ingress),
+            egress: self.allocator.used(Direction::Egress),
+            limit: self.allocator.limit(),
+            without: self.allocator.without(),
+        }
+    }
+
+    /// What every counter adds up to.
     pub(super) fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
+        self.read_counters()?;
+        let total = |name: &String| self.totals.total(name).map(|total| (name.clone(), total));
+        let values = self.meanings.keys().filter_map(total).collect();
+        Ok(CounterSnapshot { values, meanings: Arc::clone(&self.meanings) })
+    }
+
+    /// Takes in the counters of the tables in force.
+    pub(super) fn read_counters(&mut self) -> Result<(), NetlinkError> {
         let mut values = self.kernel.counters(&self.slot.inet())?;
         values.extend(self.kernel.counters(&self.slot.bridge())?);
-        self.values.clone_from(&values);
-        Ok(CounterSnapshot { values, meanings: Arc::clone(&self.meanings) })
+        self.totals_fault = self.totals.read(&values).err().as_ref().map(not_carried);
+        Ok(())
+    }
+
+    /// Whether a counter was kept long enough. The next turn removes it.
+    pub(super) fn keeps_too_long(&self) -> bool {
+        self.have.is_some() && self.gone.is_due(Instant::now())
     }
 
     /// What the kernel has, and the filter of the pod bridges on: before the first rules, or packets between pods
@@ -163,6 +219,7 @@ impl Reconciler {
         self.switched.retain(|bridge| links.is_bridge(bridge));
         let (v4, v6) = families(&wanted.addresses());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
+        off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
         let switched_on = off.iter().try_for_each(|off| {
             links
@@ -199,18 +256,25 @@ impl Reconciler {
         bridges: &[PodBridge],
         links: &Links,
     ) -> Result<(), TurnError> {
-        let layout = self.layout(bridges, links);
-        let Compiled { ruleset, counters } = compile(wanted, &layout);
+        let layout = self.layout(wanted, bridges, links);
+        let Compiled { mut ruleset, mut counters } = compile(wanted, &layout);
+        if let Some(table) = ruleset.tables.get_mut(&self.slot.inet()) {
+            self.gone.keep_in((table, &mut counters), &have, &self.meanings, Instant::now());
+        }
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
         let mut change = plan(&have, &ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset);
         let old_tables: Vec<TableId> =
             have.tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
         self.carry_counters(&old_tables, &mut change)?;
         for step in change.steps() {
+            if step.iter().any(|op| matches!(op.kind, OpKind::DeleteCounter(_))) {
+                self.read_counters()?;
+            }
             self.commit(step)?;
         }
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
         self.meanings = Arc::new(counters);
+        self.status.upkeep.programmed = Programmed::of(&change.result);
         self.have = Some(change.result);
         if change.tightens {
             let stale = if self.sweep_fault.is_some() { Stale::Any } else { Stale::Generation(self.generation) };
@@ -229,38 +293,60 @@ impl Reconciler {
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
         // Of both slots: a takeover may have been cut short.
         untyped.tables.values().for_each(|table| self.switched.extend(Switched::of(table)));
-        // A table without a generation is one that only remembers bridges.
-        if !untyped.tables.values().any(|table| generation_of(table).is_some()) {
-            self.generation = Generation::FIRST;
-            self.sweep_fault =
-                self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}"));
+        let slot_in_force =
+            |slot: &Slot| untyped.tables.get(&slot.inet()).is_some_and(|table| mark_of(table).is_some());
+        let Some(found) = [self.slot, self.slot.other()].into_iter().find(slot_in_force) else {
+            self.begin_anew(&untyped);
             return Ok(untyped);
+        };
+        let first = self.status.enforced.is_none();
+        if first {
+            self.slot = found;
         }
-        if self.status.enforced.is_none()
-            && let Some(slot) = Slot::BOTH.into_iter().find(|slot| untyped.tables.contains_key(&slot.inet()))
-        {
-            self.slot = slot;
+        if let Some(table) = untyped.tables.get(&found.inet()).filter(|_| first) {
+            self.allocator.restore(table);
         }
-        if let Some(generation) = untyped.tables.get(&self.slot.inet()).and_then(generation_of) {
+        let in_force = untyped.tables.get(&self.slot.inet()).and_then(mark_of);
+        if let Some(generation) = in_force.and_then(Generation::from_mark) {
             self.generation = generation;
         }
-        let expected = compile(wanted, &self.layout(bridges, links)).ruleset;
+        let expected = compile(wanted, &self.layout(wanted, bridges, links)).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
         self.sweep_fault = Some("running connections are still to be checked".to_owned());
         Ok(self.kernel.read(&table_ids(), &expected)?)
     }
 
+    /// There is no table of this layout. Marks in conntrack mean nothing then, or what tables of an earlier layout meant
+    /// by them: these stay in force until ours are, and flows keep what they allow until they are swept.
+    fn begin_anew(&mut self, have: &Ruleset) {
+        if self.status.enforced.is_none()
+            && let Err(error) = self.totals.forget()
+        {
+            self.totals_fault = Some(not_carried(&error));
+        }
+        // A table without a generation is one that only remembers bridges.
+        let earlier = have.tables.values().find_map(mark_of);
+        self.generation = earlier.map_or(Generation::FIRST, unlike);
+        self.sweep_fault = match earlier {
+            Some(_) => Some("running connections are still to be checked".to_owned()),
+            None => self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}")),
+        };
+    }
+
     /// Counters that are made anew under a name that counted before go on from there.
     fn carry_counters(&mut self, old_tables: &[TableId], change: &mut Change) -> Result<(), TurnError> {
-        let mut before = if old_tables.is_empty() { self.values.clone() } else { BTreeMap::new() };
+        let mut before = BTreeMap::new();
         for table in old_tables {
             before.extend(self.kernel.counters(table)?);
         }
+        if !before.is_empty() {
+            self.totals_fault = self.totals.read(&before).err().as_ref().map(not_carried);
+        }
         for op in change.make.iter_mut().chain(&mut change.switch) {
             if let OpKind::AddCounter { name, start, .. } = &mut op.kind
-                && let Some(value) = before.get(name)
+                && let Some(value) = self.totals.last(name)
             {
-                *start = *value;
+                *start = value;
             }
         }
         Ok(())
@@ -276,19 +362,23 @@ impl Reconciler {
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
         };
-        match self.sweeper.sweep(wanted, &node, self.generation, stale) {
+        match self.sweeper.sweep((wanted, &self.ids), &node, self.generation, stale) {
             Ok(cut) => {
                 self.sweep_fault = None;
+                // No flow carries an id any more that the rules in force do not write.
+                self.allocator.release();
                 self.status.transactions.flows_cut += cut;
             }
             Err(error) => self.sweep_fault = Some(format!("running connections cannot be checked: {error}")),
         }
     }
 
-    fn layout(&self, bridges: &[PodBridge], links: &Links) -> Layout {
+    fn layout(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Layout {
+        self.ids = Arc::new(self.allocator.assign(&Claims::of(wanted)));
         Layout {
             slot: self.slot,
             generation: self.generation,
+            ids: Arc::clone(&self.ids),
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
             switched: self.switched.clone(),
@@ -314,17 +404,30 @@ impl Reconciler {
             self.take_over();
         }
         self.status.transactions.failed += 1;
+        self.status.upkeep.retries += 1;
         self.status.transactions.last_error = Some(error.to_string());
         tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
     }
 }
 
-/// The generation that a table's own set names.
-fn generation_of(table: &Table) -> Option<Generation> {
+/// The mark of the generation that a table's own set names.
+fn mark_of(table: &Table) -> Option<u32> {
     let (element, _) = table.sets.get(GENERATION_SET)?.elements.last_key_value()?;
     let Element::Key(key) = element else { return None };
     let [Value::Mark(mark)] = key.as_slice() else { return None };
-    Generation::from_mark(*mark)
+    Some(*mark)
+}
+
+/// A generation such that neither it nor the next one is what a mark reads as.
+fn unlike(mark: u32) -> Generation {
+    let reads_as = Generation::from_mark(mark);
+    let mut generations = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()));
+    let fits = |one: &Generation| reads_as != Some(*one) && reads_as != Some(one.next());
+    generations.find(fits).unwrap_or(Generation::FIRST)
+}
+
+fn not_carried(error: &TotalsError) -> String {
+    format!("what counters lost is not remembered over a restart: {error}")
 }
 
 /// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use flatfell_rules::compile::Slot;
 use flatfell_rules::effective::Effective;
 
+use super::upkeep::Upkeep;
 use crate::histogram::Histogram;
 use crate::kernel::CommitStats;
 
@@ -30,11 +31,28 @@ pub struct EngineStatus {
     pub synced: bool,
     /// Transactions so far.
     pub transactions: TransactionStats,
+    /// What the work costs and how late it is.
+    pub upkeep: Upkeep,
+    /// The ids that count whole connections.
+    pub rule_ids: RuleIds,
+}
+
+/// How far the ids are used that rules and pods are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleIds {
+    /// Ingress ids that are given out or not free yet.
+    pub ingress: usize,
+    /// Egress ids that are given out or not free yet.
+    pub egress: usize,
+    /// How many there are, for each direction.
+    pub limit: usize,
+    /// Rules and pods, of both directions, for which none was left: their traffic counts as not attributed.
+    pub without: usize,
 }
 
 impl EngineStatus {
     /// Before anything was submitted.
-    pub(super) fn starting() -> Self {
+    pub(crate) fn starting() -> Self {
         Self {
             not_ready: vec!["no policy has been enforced yet: the first transaction is still to come".to_owned()],
             warnings: Vec::new(),
@@ -44,6 +62,8 @@ impl EngineStatus {
             enforced: None,
             synced: false,
             transactions: TransactionStats::default(),
+            upkeep: Upkeep::default(),
+            rule_ids: RuleIds::default(),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Running connections that policy no longer allows.
 //!
-//! In: [`Effective`] and the flows of conntrack whose stamp is not current. Out: stamps: denied for what is forbidden, the
-//! current generation for what is allowed. What always holds: only flows with an end in a local pod are stamped, and only the
-//! generation's bits. It exists for flows whose client is silent: everyone else's next packet is judged in the kernel.
+//! In: [`Effective`], who counts under which id, and the flows of conntrack whose stamp is not current. Out: stamps: denied for
+//! what is forbidden; for what is allowed the mark that the ruleset would write. What always holds: only flows with an end in a
+//! local pod are stamped. It exists for flows whose client is silent: everyone else's next packet is judged in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use flatfell_rules::compile::{DENIED_MARK, GENERATION_MASK, Generation};
 use flatfell_rules::effective::Effective;
+use flatfell_rules::ids::{Ids, Origin};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
+use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation, allowed_mark};
+use flatfell_rules::policy::Direction;
 
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
 use crate::netlink::NetlinkError;
@@ -51,19 +53,19 @@ impl Sweeper {
         Ok(Self { conntrack: Conntrack::open()? })
     }
 
-    /// Clears every stamp.
+    /// Clears the marks of all flows that were ever judged.
     pub(super) fn forget(&mut self) -> Result<(), SweepError> {
         let flows = self.conntrack.flows(0, 0)?;
         let stamped = flows.iter().filter(|flow| flow.mark & GENERATION_MASK != 0);
         let stamped: Vec<FlowKey> = stamped.map(FlowEntry::key).collect();
-        self.conntrack.set_mark(&stamped, 0, GENERATION_MASK)?;
+        self.conntrack.set_mark(&stamped, 0, u32::MAX)?;
         Ok(())
     }
 
     /// Stamps what is stale. Returns how many flows were cut.
     pub(super) fn sweep(
         &mut self,
-        effective: &Effective,
+        (effective, ids): (&Effective, &Ids),
         node: &Node<'_>,
         current: Generation,
         stale: Stale,
@@ -79,18 +81,63 @@ impl Sweeper {
         if matches!(stale, Stale::Generation(_)) {
             flows.retain(|flow| flow.mark & GENERATION_MASK != current.mark());
         }
-        let (flows, foreign): (Vec<&FlowEntry>, Vec<&FlowEntry>) =
-            flows.iter().partition(|flow| [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end)));
-        // A number comes round again: it must not find a flow of a pod that is gone.
-        let stamped = foreign.iter().filter(|flow| flow.mark & GENERATION_MASK != 0).map(|flow| flow.key());
-        self.conntrack.set_mark(&stamped.collect::<Vec<FlowKey>>(), 0, GENERATION_MASK)?;
-        let judge = Judge::new(effective, node.own_node_egress);
-        let (denied, allowed): (Vec<&FlowEntry>, Vec<&FlowEntry>) =
-            flows.into_iter().partition(|flow| matches!(judge.judge(&flow_of(flow, node)), Judgement::Denied { .. }));
-        let keys = |flows: &[&FlowEntry]| flows.iter().map(|flow| flow.key()).collect::<Vec<FlowKey>>();
-        let cut = self.conntrack.set_mark(&keys(&denied), DENIED_MARK, GENERATION_MASK)?;
-        self.conntrack.set_mark(&keys(&allowed), current.mark(), GENERATION_MASK)?;
+        let mut marks =
+            Marks { judge: Judge::new(effective, node.own_node_egress), ids, current, known: HashMap::new() };
+        let (mut denied, mut others) = (Vec::new(), Vec::new());
+        for flow in &flows {
+            let local = [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end));
+            let mark = if local { marks.of(&flow_of(flow, node)) } else { Wanted::Nobodys };
+            match mark {
+                Wanted::Denied => denied.push(flow.key()),
+                Wanted::Allowed(mark) if mark != flow.mark => others.push((flow.key(), mark)),
+                // A number comes round again: it must not find a flow of a pod that is gone.
+                Wanted::Nobodys if flow.mark & GENERATION_MASK != 0 => others.push((flow.key(), 0)),
+                Wanted::Allowed(_) | Wanted::Nobodys => {}
+            }
+        }
+        let cut = self.conntrack.set_mark(&denied, DENIED_MARK, u32::MAX)?;
+        self.conntrack.set_marks(&others, u32::MAX)?;
         Ok(u64::try_from(cut.set).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a flow's mark shall be.
+enum Wanted {
+    /// It is forbidden.
+    Denied,
+    /// This one.
+    Allowed(u32),
+    /// Flows that no rule judges have none.
+    Nobodys,
+}
+
+/// The marks that the ruleset writes.
+struct Marks<'a> {
+    judge: Judge<'a>,
+    ids: &'a Ids,
+    current: Generation,
+    /// Ids of what let flows through, each looked up once.
+    known: HashMap<(Direction, Origin<'a>), u32>,
+}
+
+impl<'a> Marks<'a> {
+    fn of(&mut self, flow: &Flow) -> Wanted {
+        // What the node itself begins passes no rule that stamps.
+        if flow.from_node {
+            return Wanted::Nobodys;
+        }
+        match self.judge.judge(flow) {
+            Judgement::Denied { .. } => Wanted::Denied,
+            Judgement::Allowed { egress, ingress } => {
+                let ids = self.id(Direction::Egress, egress) | self.id(Direction::Ingress, ingress);
+                Wanted::Allowed(allowed_mark(self.current, ids))
+            }
+        }
+    }
+
+    fn id(&mut self, half: Direction, origin: Option<Origin<'a>>) -> u32 {
+        let Some(origin) = origin else { return 0 };
+        *self.known.entry((half, origin)).or_insert_with(|| self.ids.written(half, origin))
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use flatfell_rules::effective::Effective;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
 use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
+use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
@@ -31,6 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How often it is asked whether our tables are still there: a flush by a firewall service tells nobody.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often counters are read where nobody asks: what somebody resets or flushes is lost from the last reading on.
+const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// What the thread is given.
 pub(super) struct Parts {
@@ -69,10 +73,13 @@ struct Worker {
     lookout: LookoutThread,
     reconciler: Reconciler,
     wanted: Option<Arc<Effective>>,
+    /// The changes that the kernel does not have.
+    waiting: Batch,
     /// When the wanted state shall be tried; `None` when it is enforced.
     due: Option<Instant>,
     look_due: Instant,
     check_due: Instant,
+    read_due: Instant,
     link_fault: Option<String>,
     told: Told,
     _lock: Lock,
@@ -97,9 +104,11 @@ impl Worker {
             wake,
             reconciler: Reconciler::open(config)?,
             wanted: None,
+            waiting: Batch::default(),
             due: None,
             look_due: Instant::now(),
             check_due: Instant::now(),
+            read_due: Instant::now() + READ_EVERY,
             link_fault: None,
             told: Told::default(),
             _lock: lock,
@@ -117,12 +126,17 @@ impl Worker {
             let now = Instant::now();
             if self.check_due <= now {
                 self.check_due = now + CHECK_EVERY;
-                if self.reconciler.is_flushed() {
+                if self.reconciler.is_flushed() || self.reconciler.keeps_too_long() {
                     self.due = Some(now);
                 }
             }
             if self.due.is_some_and(|due| due <= now) {
                 self.reconcile();
+            }
+            if self.read_due <= now {
+                self.read_due = now + READ_EVERY;
+                // What cannot be read now is read the next time, or by whoever asks, who is told why not.
+                let _ = self.reconciler.read_counters();
             }
             if self.look_due <= now {
                 self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
@@ -147,8 +161,10 @@ impl Worker {
     fn commands(&mut self) -> Turn {
         loop {
             match self.inbox.try_recv() {
-                Ok(Command::Enforce(effective)) => {
+                Ok(Command::Enforce(effective, batch)) => {
                     self.wanted = Some(effective);
+                    self.waiting.add(batch);
+                    self.reconciler.upkeep().wait(&self.waiting);
                     self.due = Some(Instant::now());
                 }
                 Ok(Command::TakeOver) => {
@@ -193,18 +209,19 @@ impl Worker {
     fn reconcile(&mut self) {
         let Some(wanted) = self.wanted.clone() else { return };
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
+        if self.reconciler.enforces(&wanted) {
+            let served = std::mem::take(&mut self.waiting);
+            self.reconciler.upkeep().served(&served, Instant::now(), SystemTime::now());
+        }
     }
 
     /// Asks for a look at ways round us; whether it was taken.
-    fn look(&self) -> bool {
+    fn look(&mut self) -> bool {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
         let (v4, v6) = families(&addresses);
-        self.lookout.look(Known {
-            pod_bridges: self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses),
-            ipvs: self.links.exists(IPVS_INTERFACE),
-            v4,
-            v6,
-        })
+        let pod_bridges = self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses);
+        self.reconciler.upkeep().see_bridges(&pod_bridges);
+        self.lookout.look(Known { pod_bridges, ipvs: self.links.exists(IPVS_INTERFACE), v4, v6 })
     }
 
     /// Everything reads what stands here.

@@ -21,9 +21,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flatfell_rules::compile::{CounterMeaning, Logged};
+use flatfell_rules::ruleset::CounterValue;
 
 use super::record::Verdict;
-use crate::totals::Total;
 
 /// What was sent to the group this long ago has been heard or is lost.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
@@ -59,6 +59,31 @@ pub struct FlowNumbers {
     pub lost: Vec<(&'static str, u64)>,
     /// Kubernetes Events by result.
     pub events: Vec<(&'static str, u64)>,
+}
+
+/// What the kernel counted for the flow log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoggedPackets {
+    /// Packets given to the group.
+    pub sent: u64,
+    /// Packets beyond the rate.
+    pub beyond_rate: u64,
+}
+
+impl LoggedPackets {
+    /// Out of all counters.
+    pub fn of<'a>(counters: impl Iterator<Item = (&'a CounterMeaning, &'a Option<CounterValue>)>) -> Self {
+        let mut all = Self::default();
+        for (meaning, value) in counters {
+            let packets = value.map_or(0, |value| value.packets);
+            match meaning {
+                CounterMeaning::FlowLog(Logged::Sent) => all.sent = packets,
+                CounterMeaning::FlowLog(Logged::BeyondRate) => all.beyond_rate = packets,
+                _ => {}
+            }
+        }
+        all
+    }
 }
 
 /// The counters of the daemon's part.
@@ -133,17 +158,13 @@ impl Counts {
     }
 
     /// All numbers, with what the kernel counted.
-    pub fn numbers(&self, totals: &[Total], now: Instant) -> FlowNumbers {
-        let sum = |wanted: Logged| {
-            let counters = totals.iter().filter(|total| total.meaning == CounterMeaning::FlowLog(wanted));
-            counters.map(|total| total.value.packets).sum::<u64>()
-        };
+    pub fn numbers(&self, logged: LoggedPackets, now: Instant) -> FlowNumbers {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         FlowNumbers {
             records: vec![(Verdict::Denied.word(), read(&self.denied)), (Verdict::Audited.word(), read(&self.audited))],
             lost: vec![
-                ("rate", sum(Logged::BeyondRate)),
-                ("socket", self.unheard(sum(Logged::Sent), now)),
+                ("rate", logged.beyond_rate),
+                ("socket", self.unheard(logged.sent, now)),
                 ("unreadable", read(&self.unreadable)),
                 ("pod", read(&self.pod)),
                 ("writer", read(&self.writer)),
@@ -176,17 +197,10 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use flatfell_rules::ruleset::CounterValue;
-
     use super::*;
 
-    fn totals(sent: u64, beyond: u64) -> Vec<Total> {
-        [(Logged::Sent, sent), (Logged::BeyondRate, beyond)]
-            .map(|(logged, packets)| Total {
-                meaning: CounterMeaning::FlowLog(logged),
-                value: CounterValue { packets, bytes: 0 },
-            })
-            .into()
+    fn kernel(sent: u64, beyond_rate: u64) -> LoggedPackets {
+        LoggedPackets { sent, beyond_rate }
     }
 
     fn lost(numbers: &FlowNumbers, wanted: &str) -> u64 {
@@ -199,7 +213,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         counts.begin(1_000);
-        assert_eq!(lost(&counts.numbers(&totals(1_000, 7), at(0)), "socket"), 0);
+        assert_eq!(lost(&counts.numbers(kernel(1_000, 7), at(0)), "socket"), 0);
         // 100 were sent since: 60 are heard, 30 passed over, 10 lost at the end.
         counts.heard(60);
         counts.gap(30);
@@ -207,14 +221,14 @@ mod tests {
         counts.lost(Loss::Pod, 20);
         counts.lost(Loss::Writer, 9);
         (0..30).for_each(|count| counts.record(if count < 10 { Verdict::Audited } else { Verdict::Denied }));
-        assert_eq!(lost(&counts.numbers(&totals(1_100, 7), at(1)), "socket"), 30, "some may be on their way");
-        assert_eq!(lost(&counts.numbers(&totals(1_100, 7), at(2)), "socket"), 30);
-        let numbers = counts.numbers(&totals(1_100, 7), at(4));
+        assert_eq!(lost(&counts.numbers(kernel(1_100, 7), at(1)), "socket"), 30, "some may be on their way");
+        assert_eq!(lost(&counts.numbers(kernel(1_100, 7), at(2)), "socket"), 30);
+        let numbers = counts.numbers(kernel(1_100, 7), at(4));
         assert_eq!(numbers.lost, [("rate", 7), ("socket", 40), ("unreadable", 1), ("pod", 20), ("writer", 9)]);
         assert_eq!(numbers.records, [("denied", 20), ("audited", 10)]);
         let all: u64 = numbers.lost.iter().chain(&numbers.records).map(|(_, count)| count).sum();
         assert_eq!(all, 107);
         counts.heard(5);
-        assert_eq!(lost(&counts.numbers(&totals(1_100, 7), at(9)), "socket"), 40, "it never falls");
+        assert_eq!(lost(&counts.numbers(kernel(1_100, 7), at(9)), "socket"), 40, "it never falls");
     }
 }

@@ -26,6 +26,7 @@ mod record;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,7 +34,7 @@ use flatfell_rules::compile::{FlowLog, Logged, Slot};
 use tokio::sync::broadcast;
 
 pub use bucket::Bucket;
-pub use counts::{Counts, EventResult, FlowNumbers, Loss};
+pub use counts::{Counts, EventResult, FlowNumbers, LoggedPackets, Loss};
 pub use denials::{DenialReport, Denials, Tell};
 pub use names::{Names, Owner, Question};
 pub use output::Output;
@@ -42,7 +43,7 @@ pub use record::{End, Filter, Icmp, Peer, PodName, Record, Verdict, Way};
 
 use crate::kernel::Kernel;
 use crate::netlink::NetlinkError;
-use crate::totals::Total;
+use crate::totals::Totals;
 use reader::Waiting;
 
 /// Records that are kept for who asks.
@@ -96,8 +97,8 @@ impl Default for Flows {
 
 impl Flows {
     /// All numbers, with what the kernel counted.
-    pub fn numbers(&self, totals: &[Total]) -> FlowNumbers {
-        self.counts.numbers(totals, Instant::now())
+    pub fn numbers(&self, logged: LoggedPackets) -> FlowNumbers {
+        self.counts.numbers(logged, Instant::now())
     }
 
     /// The most frequent denials of the last minutes.
@@ -154,17 +155,18 @@ pub struct Opened {
 
 /// Binds the group in the calling thread's network namespace. A kernel without NFLOG would refuse rules that log: there
 /// shall be none then. A group that another program has is tried again later.
-pub fn open(config: &FlowConfig) -> io::Result<Opened> {
+pub fn open(config: &FlowConfig, carried: Option<PathBuf>) -> io::Result<Opened> {
     let Some(log) = config.kernel else {
         return Ok(Opened { waiting: None, kernel: None, fault: None, sent_before: 0 });
     };
-    let sent_before = sent_before().unwrap_or_default();
+    let sent_before = sent_before(carried).unwrap_or_default();
     let (waiting, bound) = Waiting::spawn(log.group)?;
     let group = log.group;
     let (kernel, fault) = match bound {
         Ok(()) => (Some(log), None),
         Err(error) if nflog::is_taken(&error) => {
-            let why = format!("another program has the NFLOG group {group} (--flow-log-group chooses another): {error}");
+            let why =
+                format!("another program has the NFLOG group {group} (--flow-log-group chooses another): {error}");
             (Some(log), Some(why))
         }
         Err(error) => (None, Some(format!("this kernel has no NFLOG (modprobe nfnetlink_log): {error}"))),
@@ -176,15 +178,17 @@ pub fn open(config: &FlowConfig) -> io::Result<Opened> {
     Ok(Opened { waiting: kernel.map(|_| waiting), kernel, fault, sent_before })
 }
 
-/// What the rules of an earlier run have sent to the group.
-fn sent_before() -> Result<u64, NetlinkError> {
+/// What the rules of an earlier run have sent to the group, as [`Totals`] will count it; `carried` is their file.
+fn sent_before(carried: Option<PathBuf>) -> Result<u64, NetlinkError> {
     let mut kernel = Kernel::open()?;
-    let mut sent = 0;
+    let name = Logged::Sent.counter();
+    let mut sent = None;
     for slot in Slot::BOTH {
-        let counters = kernel.counters(&slot.inet())?;
-        sent = sent.max(counters.get(&Logged::Sent.counter()).map_or(0, |value| value.packets));
+        sent = sent.max(kernel.counters(&slot.inet())?.get(&name).map(|value| value.packets));
     }
-    Ok(sent)
+    // What is wrong with the file the engine tells.
+    let carried = Totals::open(carried).0.total(&name).map_or(0, |value| value.packets);
+    Ok(sent.map_or(0, |sent| sent.saturating_add(carried)))
 }
 
 #[cfg(test)]

@@ -205,6 +205,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::sync::mpsc::channel;
 
+    use super::super::counts::LoggedPackets;
     use super::super::record::tests::record;
     use super::*;
 
@@ -213,7 +214,7 @@ mod tests {
     }
 
     fn count(counts: &Counts, of: &str) -> u64 {
-        let numbers = counts.numbers(&[], Instant::now());
+        let numbers = counts.numbers(LoggedPackets::default(), Instant::now());
         let all = numbers.records.iter().chain(&numbers.lost);
         all.filter(|(name, _)| *name == of).map(|(_, count)| count).sum()
     }

@@ -178,30 +178,35 @@ impl Conntrack {
 
     /// Sets the bits `mask` of each flow's mark to those of `value`.
     pub fn set_mark(&mut self, flows: &[FlowKey], value: u32, mask: u32) -> Result<Marked, MarkError> {
+        let flows: Vec<(FlowKey, u32)> = flows.iter().map(|flow| (*flow, value)).collect();
+        self.set_marks(&flows, mask)
+    }
+
+    /// Sets the bits `mask` of each flow's mark to those of the value beside it.
+    pub fn set_marks(&mut self, flows: &[(FlowKey, u32)], mask: u32) -> Result<Marked, MarkError> {
         let mut marked = Marked::default();
         let mut refused = None;
         for part in flows.chunks(PER_SEND) {
-            let result = self.set_marks(part, value & mask, mask, &mut marked)?;
+            let result = self.send_marks(part, mask, &mut marked)?;
             refused = refused.or(result);
         }
         refused.map_or(Ok(marked), Err)
     }
 
     /// One sendmsg, whose last message is answered in any case. The first refusal, if there is one.
-    fn set_marks(
+    fn send_marks(
         &mut self,
-        flows: &[FlowKey],
-        value: u32,
+        flows: &[(FlowKey, u32)],
         mask: u32,
         marked: &mut Marked,
     ) -> Result<Option<MarkError>, MarkError> {
         let mut bytes = Vec::new();
         let mut by_seq = BTreeMap::new();
         let mut last = 0;
-        for (place, flow) in flows.iter().enumerate() {
+        for (place, (flow, value)) in flows.iter().enumerate() {
             last = self.socket.next_sequence();
             let flags = if place + 1 == flows.len() { ACKED } else { REQUEST };
-            bytes.extend(change(flow, value, mask, flags).finish(last).map_err(NetlinkError::from)?);
+            bytes.extend(change(flow, value & mask, mask, flags).finish(last).map_err(NetlinkError::from)?);
             by_seq.insert(last, flow);
         }
         self.socket.send(&bytes)?;

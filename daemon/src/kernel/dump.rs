@@ -126,7 +126,8 @@ fn read_set(message: Message<'_>) -> Result<Option<(TableId, String, Set)>, Malf
     }
     let (table, name) = unreadable(message, NAME)?;
     let comment = unreadable_comment();
-    let set = Set { kind: SetKind::Set, key: Vec::new(), interval: false, comment, elements: BTreeMap::new() };
+    let set =
+        Set { kind: SetKind::Set, key: Vec::new(), interval: false, size: None, comment, elements: BTreeMap::new() };
     Ok(Some((table, name, set)))
 }
 

@@ -6,11 +6,13 @@
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flatfell_rules::index::Change;
 use flatfell_rules::object::ObjectName;
 
 use super::{Directory, Key, Kind, Object, Problem, Scope, Update, Watch, WatchError};
+use crate::batch::Batch;
 use crate::controller::Source;
 use crate::state::{Complaint, SourceState, log_complaints};
 
@@ -22,13 +24,24 @@ pub struct Manifests {
     /// What has to be looked at.
     scope: Option<Scope>,
     is_read: bool,
+    /// When the oldest change that was not taken was seen.
+    seen: Option<Instant>,
+    /// The same of what was taken last.
+    taken: Option<Instant>,
 }
 
 impl Manifests {
     /// Begins to follow a directory.
     pub fn follow(root: &Path) -> Result<Self, WatchError> {
         let watch = Watch::new(root)?;
-        Ok(Self { directory: Directory::new(root), watch, scope: Some(Scope::everything()), is_read: false })
+        Ok(Self {
+            directory: Directory::new(root),
+            watch,
+            scope: Some(Scope::everything()),
+            is_read: false,
+            seen: Some(Instant::now()),
+            taken: None,
+        })
     }
 }
 
@@ -36,10 +49,12 @@ impl Source for Manifests {
     async fn changed(&mut self) {
         if self.scope.is_none() {
             self.scope = Some(self.watch.changed().await);
+            self.seen = self.watch.noted();
         }
     }
 
     fn take(&mut self) -> Vec<Change> {
+        self.taken = self.seen.take();
         let scope = self.scope.take().unwrap_or_else(Scope::everything);
         let refresh = self.directory.refresh(&scope);
         log_complaints(&complaints(&refresh.appeared), &complaints(&refresh.solved));
@@ -48,6 +63,10 @@ impl Source for Manifests {
             tracing::info!(files, objects, "the manifests are read");
         }
         refresh.updates.into_iter().map(change).collect()
+    }
+
+    fn arrived(&mut self) -> Batch {
+        Batch { oldest: self.taken.take(), ..Batch::default() }
     }
 
     fn state(&self) -> SourceState {

@@ -56,6 +56,8 @@ pub struct Watch {
     next_sweep: Instant,
     /// What was noted and not handed out yet.
     pending: Scope,
+    /// When the first of what was handed out last was noted.
+    noted: Option<Instant>,
 }
 
 impl Watch {
@@ -75,6 +77,7 @@ impl Watch {
             busy: HashMap::new(),
             next_sweep: Instant::now() + SWEEP,
             pending: Scope::default(),
+            noted: None,
         })
     }
 
@@ -90,10 +93,16 @@ impl Watch {
                 () = sleep_until(self.next_sweep) => self.sweep(),
             }
         }
+        self.noted = Some(Instant::now());
         self.rest_of_burst().await;
         let mut scope = mem::take(&mut self.pending);
         scope.busy = self.busy.keys().cloned().collect();
         scope
+    }
+
+    /// When the first of what was handed out last was noted.
+    pub fn noted(&self) -> Option<std::time::Instant> {
+        self.noted.map(Instant::into_std)
     }
 
     async fn rest_of_burst(&mut self) {

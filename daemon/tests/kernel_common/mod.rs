@@ -84,12 +84,12 @@ pub fn v6(text: &str) -> Value {
 
 pub fn set(kind: SetKind, key: &[KeyType], comment: &str, elements: Vec<(Vec<Value>, Datum)>) -> Set {
     let elements = elements.into_iter().map(|(key, datum)| (Element::Key(key), datum)).collect();
-    Set { kind, key: key.to_vec(), interval: false, comment: comment.to_owned(), elements }
+    Set { kind, key: key.to_vec(), interval: false, size: None, comment: comment.to_owned(), elements }
 }
 
 pub fn ranges(key: KeyType, elements: Vec<(Value, Value)>) -> Set {
     let elements = elements.into_iter().map(|(first, last)| (Element::Range(first, last), Datum::None)).collect();
-    Set { kind: SetKind::Set, key: vec![key], interval: true, comment: "ranges".to_owned(), elements }
+    Set { kind: SetKind::Set, key: vec![key], interval: true, size: None, comment: "ranges".to_owned(), elements }
 }
 
 pub fn rule(comment: &str, exprs: Vec<Expr>) -> Rule {

@@ -14,7 +14,7 @@ use flatfell::manifests::yaml;
 use serde_json::Value;
 
 /// Overlays of kustomize and values files of the chart that mean the same; `base` has no values file.
-pub const VARIANTS: [&str; 10] = [
+pub const VARIANTS: [&str; 12] = [
     "base",
     "kubeadm-flannel",
     "flannel-nftables",
@@ -24,6 +24,8 @@ pub const VARIANTS: [&str; 10] = [
     "events",
     "metrics",
     "pod-monitor",
+    "service-monitor",
+    "monitoring",
     "uninstall",
 ];
 

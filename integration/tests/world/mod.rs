@@ -145,7 +145,7 @@ pub fn streams(from: u8, to: u8, port: u16, flow: Flow) -> [Stream; 2] {
 }
 
 fn start(lab: &Lab) -> Engine {
-    let config = defaults();
+    let config = EngineConfig::default();
     let node = lab.netns(Place::Node(1)).expect("the node");
     node.run(|| Engine::start(config).expect("an engine")).expect("the node")
 }

@@ -13,11 +13,13 @@
 //! that the current generation judged is accepted by the first rule; every other packet of a flow's own direction is
 //! judged.
 
+use super::count::{self, COUNT};
 use super::log;
 use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
-use super::{CounterMeaning, DENIED_MARK, GENERATION_MASK, GENERATION_SET, Guard, Layout};
+use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
 use crate::effective::{Effective, Fallback};
+use crate::mark::{DENIED_MARK, GENERATION_MASK, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
 
@@ -47,29 +49,30 @@ const REDIRECT: u8 = 137;
 /// Routing types of linux/rtnetlink.h that reach more than one interface: RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST.
 const MULTIPLE: [u32; 3] = [3, 4, 5];
 
-impl Builder {
+impl Builder<'_> {
     /// Says that an address is a local pod's.
     pub(super) fn local_pod(&mut self, address: std::net::IpAddr) {
         self.element(&pods(Ip::of(address)), super::sets::address(address), Datum::None);
     }
 }
 
-fn pods(ip: Ip) -> String {
+pub(super) fn pods(ip: Ip) -> String {
     format!("pods{}", ip.digit())
 }
 
 /// The fixed sets and maps, which the pods' elements go into.
-pub(super) fn add_sets(table: &mut Builder, layout: &Layout) {
+pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
     for ip in Ip::BOTH {
         let key = || vec![ip.key_type()];
         table.fixed(&pods(ip), SetKind::Set, key(), "addresses of local pods");
         for direction in Direction::BOTH {
-            let comment = format!("local pods isolated for {direction}");
+            let comment = format!("chains of local pods for {direction}");
             table.fixed(&dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
         }
     }
     table.fixed(GENERATION_SET, SetKind::Set, vec![KeyType::Mark], "the current generation of ct mark");
     table.element(GENERATION_SET, Value::Mark(layout.generation.mark()), Datum::None);
+    count::add_sets(table, &layout.ids);
     table.fixed("bridges", SetKind::Set, vec![KeyType::Ifname], "bridges that carry pods");
     for bridge in &layout.bridges {
         table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);
@@ -85,7 +88,7 @@ pub(super) fn add_sets(table: &mut Builder, layout: &Layout) {
 }
 
 /// The base chains and the guards.
-pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &Layout) {
+pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout: &Layout) {
     let closed = effective
         .pods
         .iter()
@@ -96,7 +99,8 @@ pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &La
     log::add_chains(table, layout.flow_log);
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
-    let output = vec![denied_reply(table)];
+    let output = output(table);
+    count::add_chains(table);
     for (hook, name, rules, comment) in [
         (Hook::Forward, "forward", forward, "between pods, and between pods and the world"),
         (Hook::Input, "input", input, "from pods to their own node"),
@@ -108,7 +112,7 @@ pub(super) fn add_chains(table: &mut Builder, effective: &Effective, layout: &La
 }
 
 /// The chain at the bridges' ports: only IP and ARP, without tags (a tagged frame passes by every inet hook).
-pub(super) fn add_frame_guard(table: &mut Builder, layout: &Layout) {
+pub(super) fn add_frame_guard(table: &mut Builder<'_>, layout: &Layout) {
     table.fixed("ports", SetKind::Set, vec![KeyType::Ifname], "ports of bridges that carry pods");
     for port in &layout.ports {
         table.element("ports", Value::Ifname(port.clone()), Datum::None);
@@ -125,7 +129,7 @@ pub(super) fn add_frame_guard(table: &mut Builder, layout: &Layout) {
     table.chain("frames", Chain { hook, comment: "frames from pods".to_owned(), rules });
 }
 
-fn rule(exprs: Vec<Expr>, comment: &str) -> Rule {
+pub(super) fn rule(exprs: Vec<Expr>, comment: &str) -> Rule {
     Rule { exprs, comment: comment.to_owned() }
 }
 
@@ -134,19 +138,25 @@ fn verdict(verdict: Verdict) -> Expr {
 }
 
 /// The counter of a guard.
-fn guard(table: &mut Builder, guard: Guard) -> String {
+fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
     let word = guard.word();
     table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
 }
 
 /// What every hook asks first.
-fn head(table: &mut Builder, layout: &Layout) -> Vec<Rule> {
-    let judged = Expr::CtMark { mask: GENERATION_MASK, value: layout.generation.mark(), negated: false };
+fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+    let current = layout.generation.mark();
+    let of_current = |bit| Expr::CtMark { mask: GENERATION_MASK | TWO_IDS, value: current | bit, negated: false };
+    let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|half| count::by_mark(id_mask(half)));
+    let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
+    let nobody = Expr::Counter(count::unattributed(table));
     let mut rules = vec![
-        rule(vec![judged, verdict(Verdict::Accept)], "judged by the current policy"),
+        rule(vec![of_current(0), count::by_mark(IDS_MASK), verdict(Verdict::Accept)], "judged by the current policy"),
+        rule(vec![of_current(TWO_IDS), egress, ingress, verdict(Verdict::Accept)], "the same, between local pods"),
+        rule(vec![any, nobody, verdict(Verdict::Accept)], "the same, by an id of nobody any more"),
         denied_reply(table),
-        rule(vec![Expr::CtDirection(CtDirection::Reply), verdict(Verdict::Accept)], "replies"),
     ];
+    rules.extend(replies());
     // Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
     for protocol in [1, 58] {
         let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
@@ -162,7 +172,16 @@ fn head(table: &mut Builder, layout: &Layout) -> Vec<Rule> {
     rules
 }
 
-fn denied_reply(table: &mut Builder) -> Rule {
+/// The way back of a flow that no current judgement let through at once.
+fn replies() -> [Rule; 2] {
+    let reply = Expr::CtDirection(CtDirection::Reply);
+    [
+        rule(vec![reply.clone(), count::any_of(GENERATION_MASK), verdict(Verdict::Jump(COUNT.to_owned()))], ""),
+        rule(vec![reply, verdict(Verdict::Accept)], "replies"),
+    ]
+}
+
+fn denied_reply(table: &mut Builder<'_>) -> Rule {
     let exprs = vec![
         Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false },
         Expr::CtDirection(CtDirection::Reply),
@@ -179,7 +198,7 @@ fn denied() -> Vec<Rule> {
     vec![rule(vec![stamp], "replies stop too"), rule(vec![verdict(Verdict::Drop)], "")]
 }
 
-fn forward(table: &mut Builder, layout: &Layout, closed: bool) -> Vec<Rule> {
+fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
     if closed {
         rules.extend(MULTIPLE.iter().map(|kind| {
@@ -192,48 +211,75 @@ fn forward(table: &mut Builder, layout: &Layout, closed: bool) -> Vec<Rule> {
             rule(exprs, "reaches pods without naming them")
         }));
     }
+    rules.extend([Direction::Egress, Direction::Ingress].map(forget));
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
-    rules.extend(stamp(layout, [Field::IpSaddr, Field::Ip6Saddr]));
-    rules.extend(stamp(layout, [Field::IpDaddr, Field::Ip6Daddr]));
+    rules.extend(judged(table, layout));
     rules
 }
 
-fn input(table: &mut Builder, layout: &Layout) -> Vec<Rule> {
+fn input(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
     if layout.own_node_egress {
+        rules.extend([Direction::Egress, Direction::Ingress].map(forget));
         rules.extend(dispatch(Direction::Egress));
+    } else {
+        let nobody = Expr::SetCtMark { keep: !IDS_MASK, value: 0 };
+        rules.push(rule(vec![count::any_of(IDS_MASK), nobody], "not judged here"));
     }
-    rules.extend(stamp(layout, [Field::IpSaddr, Field::Ip6Saddr]));
+    rules.extend(judged(table, layout));
     rules
+}
+
+fn output(table: &mut Builder<'_>) -> Vec<Rule> {
+    let reply = Expr::CtDirection(CtDirection::Reply);
+    let count = verdict(Verdict::Jump(COUNT.to_owned()));
+    vec![
+        denied_reply(table),
+        rule(vec![count::any_of(GENERATION_MASK), reply, count], "replies of the node to its pods"),
+    ]
+}
+
+/// Ids that an earlier policy wrote stand until another is written over them; where a half has no local pod any more, none
+/// is.
+fn forget(half: Direction) -> Rule {
+    rule(vec![count::any_of(id_mask(half)), verdict(Verdict::Jump(count::forget_half(half)))], "")
+}
+
+/// The addresses of the end of a connection that a half is about.
+pub(super) fn ends(half: Direction) -> [(Field, Ip); 2] {
+    match half {
+        Direction::Egress => [(Field::IpSaddr, Ip::V4), (Field::Ip6Saddr, Ip::V6)],
+        Direction::Ingress => [(Field::IpDaddr, Ip::V4), (Field::Ip6Daddr, Ip::V6)],
+    }
 }
 
 /// Into the chain of the pod whose address it is; an allow returns to behind this.
-fn dispatch(direction: Direction) -> [Rule; 2] {
-    let fields = match direction {
-        Direction::Egress => [Field::IpSaddr, Field::Ip6Saddr],
-        Direction::Ingress => [Field::IpDaddr, Field::Ip6Daddr],
-    };
-    [(fields[0], Ip::V4), (fields[1], Ip::V6)]
-        .map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(direction, ip) }], ""))
+fn dispatch(half: Direction) -> [Rule; 2] {
+    ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip) }], ""))
 }
 
-/// Stamps what policy let through, if it has an end in this node's pods: others use ct mark too.
-fn stamp(layout: &Layout, fields: [Field; 2]) -> [Rule; 2] {
-    [(fields[0], Ip::V4), (fields[1], Ip::V6)].map(|(field, ip)| {
-        let exprs = vec![
-            Expr::Lookup { key: vec![field], set: pods(ip) },
-            Expr::SetCtMark { keep: !GENERATION_MASK, value: layout.generation.mark() },
-            verdict(Verdict::Accept),
-        ];
-        rule(exprs, "judged")
-    })
+/// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. The stamp
+/// stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
+fn judged(table: &mut Builder<'_>, layout: &Layout) -> [Rule; 6] {
+    let jump = |chain: &str| verdict(Verdict::Jump(chain.to_owned()));
+    let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
+    let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|half| count::any_of(id_mask(half)));
+    let nobody = Expr::Counter(count::unattributed(table));
+    [
+        rule(vec![jump(count::OTHERS)], ""),
+        rule(vec![count::never_judged(), jump(count::BEGIN)], ""),
+        rule(vec![jump(COUNT)], ""),
+        rule(vec![egress, ingress, stamp(TWO_IDS), verdict(Verdict::Accept)], "judged, between local pods"),
+        rule(vec![stamp(0), verdict(Verdict::Accept)], "judged"),
+        rule(vec![nobody, verdict(Verdict::Accept)], "conntrack does not know it"),
+    ]
 }
 
 /// What a pod bridge may carry beside policy: discovery, and nothing that names no pod.
-fn bridged(table: &mut Builder, closed: bool) -> Vec<Rule> {
+fn bridged(table: &mut Builder<'_>, closed: bool) -> Vec<Rule> {
     let icmpv6 = |kind| Expr::Compare { field: Field::Icmpv6Type, value: Value::Icmpv6Type(kind), negated: false };
-    let drop = |table: &mut Builder, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
+    let drop = |table: &mut Builder<'_>, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
     let mut rules = Vec::new();
     for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
         let mut exprs = vec![icmpv6(kind)];

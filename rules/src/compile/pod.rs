@@ -1,32 +1,34 @@
-//! The chains of one pod: what its egress and its ingress allow.
+//! The chains of one pod: what its egress and its ingress allow, and for whom that counts.
 //!
-//! In: [`EffectivePod`]. Out: for each direction that is not open a chain, and the elements of the verdict maps that lead to
-//! it. What always holds: a rule that allows says `return`, which leads back to the base chain that dispatched, so an
-//! egress allow goes on to the destination's ingress and never ends the evaluation; the last rule drops. A tier is a
-//! chain; Pass and the end of a tier go to the next tier's chain.
+//! In: [`EffectivePod`] and [`Ids`]. Out: for each direction a chain, and the elements of the verdict maps that lead to it;
+//! for whatever allows, a chain that writes its id into ct mark. What always holds: what allows ends in such a chain, which leads back
+//! to the base chain that dispatched, so an egress allow goes on to the destination's ingress and never ends the
+//! evaluation; the last rule of an isolated pod drops. A tier is a chain; Pass and the end of a tier go to the next tier's
+//! chain. The id stands in a chain of its own because a packet that conntrack does not know ends the rule that writes a mark, and must still be
+//! allowed.
 
 use std::net::IpAddr;
 
 use super::CounterMeaning;
+use super::allow::Allowed;
 use super::log;
 use super::sets::{Builder, Ip, address};
 use crate::effective::{
     Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
 };
+use crate::ids::Ids;
 use crate::names;
 use crate::object::Protocol;
 use crate::policy::{Action, Direction, Tier};
 use crate::ruleset::{Chain, Datum, Expr, Field, Rule, Value, Verdict};
 
 /// Adds both directions of a pod.
-pub(super) fn add(table: &mut Builder, effective: &Effective, pod: &EffectivePod) {
+pub(super) fn add<'a>(table: &mut Builder<'a>, effective: &'a Effective, ids: &'a Ids, pod: &'a EffectivePod) {
     for address in &pod.addresses {
         table.local_pod(*address);
     }
     for direction in Direction::BOTH {
-        if pod.isolation(direction).default != Fallback::Open || !pod.isolation(direction).rules.is_empty() {
-            PodChains { table, effective, pod, direction }.add();
-        }
+        PodChains { table, effective, ids, pod, direction }.add();
     }
 }
 
@@ -36,36 +38,42 @@ pub(super) fn dispatch_map(direction: Direction, ip: Ip) -> String {
 }
 
 /// One direction of one pod.
-struct PodChains<'a> {
-    table: &'a mut Builder,
+struct PodChains<'a, 'b> {
+    table: &'b mut Builder<'a>,
     effective: &'a Effective,
+    ids: &'a Ids,
     pod: &'a EffectivePod,
     direction: Direction,
 }
 
-impl PodChains<'_> {
+impl<'a> PodChains<'a, '_> {
     fn add(mut self) {
         let isolation = self.pod.isolation(self.direction);
+        let default = self.table.allow(self.ids, self.direction, &Allowed::Default(self.pod));
         let tiers = tiers(isolation);
         for (position, tier) in tiers.iter().enumerate() {
-            let next = tiers.get(position + 1).map(|tier| self.chain_name(*tier, &tiers));
-            let mut rules = self.tier(*tier, isolation, next.as_deref());
-            // The end of a tier that has a successor; behind a drop it would never be reached.
-            if let Some(next) = next
-                && !(*tier == Tier::NetworkPolicy && isolation.default == Fallback::Deny)
-            {
-                rules.push(Rule { exprs: vec![Expr::Verdict(Verdict::Goto(next))], ..Rule::default() });
+            let next = tiers.get(position + 1).map_or_else(|| default.clone(), |tier| self.chain_name(*tier, &tiers));
+            let mut rules = self.tier(*tier, isolation, &next, &default);
+            // The end of a tier; behind a drop it would never be reached.
+            if !(*tier == Tier::NetworkPolicy && isolation.default == Fallback::Deny) {
+                rules.push(goto(next));
             }
-            let name = self.chain_name(*tier, &tiers);
-            let comment = names::comment(&format!("{} of pod {}", self.direction, self.pod.name));
-            self.table.chain(&name, Chain { hook: None, comment, rules });
+            self.chain(&self.chain_name(*tier, &tiers), rules);
         }
-        let Some(first) = tiers.first() else { return };
-        let chain = self.chain_name(*first, &tiers);
+        let first = tiers.first().copied().unwrap_or(Tier::NetworkPolicy);
+        let entry = self.chain_name(first, &[first]);
+        if tiers.is_empty() {
+            self.chain(&entry, vec![goto(default)]);
+        }
         for ip in &self.pod.addresses {
             let map = dispatch_map(self.direction, Ip::of(*ip));
-            self.table.element(&map, address(*ip), Datum::Verdict(Verdict::Jump(chain.clone())));
+            self.table.element(&map, address(*ip), Datum::Verdict(Verdict::Jump(entry.clone())));
         }
+    }
+
+    fn chain(&mut self, name: &str, rules: Vec<Rule>) {
+        let comment = names::comment(&format!("{} of pod {}", self.direction, self.pod.name));
+        self.table.chain(name, Chain { hook: None, comment, rules });
     }
 
     /// The chain of a tier: the first one has the pod's stable name.
@@ -80,11 +88,11 @@ impl PodChains<'_> {
         names::name(&kind, &pod, &pod)
     }
 
-    fn tier(&mut self, tier: Tier, isolation: &Isolation, next: Option<&str>) -> Vec<Rule> {
+    fn tier(&mut self, tier: Tier, isolation: &'a Isolation, next: &str, default: &str) -> Vec<Rule> {
         let mut rules = Vec::new();
         let network_policy = tier == Tier::NetworkPolicy && isolation.default != Fallback::Open;
         if network_policy {
-            rules.extend(self.pod.addresses.iter().map(|address| self.reaches_itself(*address)));
+            rules.extend(self.pod.addresses.iter().map(|address| self.reaches_itself(*address, default)));
         }
         for rule in isolation.rules.iter().filter(|rule| rule.tier == tier) {
             self.rule(rule, next, &mut rules);
@@ -96,12 +104,10 @@ impl PodChains<'_> {
     }
 
     /// A pod can always reach itself, by each of its addresses and through its own Service.
-    fn reaches_itself(&self, own: IpAddr) -> Rule {
+    fn reaches_itself(&self, own: IpAddr, default: &str) -> Rule {
         let field = peer_field(self.direction, Ip::of(own));
-        Rule {
-            exprs: vec![Expr::Compare { field, value: address(own), negated: false }, Expr::Verdict(Verdict::Return)],
-            comment: "itself".to_owned(),
-        }
+        let own = Expr::Compare { field, value: address(own), negated: false };
+        Rule { exprs: vec![own, Expr::Verdict(Verdict::Goto(default.to_owned()))], comment: "itself".to_owned() }
     }
 
     /// What no rule decided.
@@ -128,25 +134,29 @@ impl PodChains<'_> {
         self.table.counter((&kind, &pod, &pod), &format!("{kind} of pod {pod}"), meaning)
     }
 
-    /// One rule of policy: as many rules of the chain as it has alternatives and families, one counter for all.
-    fn rule(&mut self, rule: &EffectiveRule, next: Option<&str>, rules: &mut Vec<Rule>) {
-        let counter = Expr::Counter(self.rule_counter(rule));
-        for matches in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
-            let mut exprs = [matches, vec![counter.clone()]].concat();
-            match (rule.action, next) {
-                (Action::Deny, _) => exprs.extend(self.deny()),
-                (Action::Pass, Some(next)) => exprs.push(Expr::Verdict(Verdict::Goto(next.to_owned()))),
-                (Action::Pass, None) | (Action::Accept, _) => exprs.push(Expr::Verdict(Verdict::Return)),
-            }
+    /// One rule of policy: as many rules of the chain as it has alternatives and families.
+    fn rule(&mut self, rule: &'a EffectiveRule, next: &str, rules: &mut Vec<Rule>) {
+        let goto = |chain: &str| Expr::Verdict(Verdict::Goto(chain.to_owned()));
+        let decision = match rule.action {
+            Action::Accept => vec![goto(&self.allow_rule(rule))],
+            Action::Deny => std::iter::once(self.rule_counter(rule)).chain(self.deny()).collect(),
+            Action::Pass => vec![self.rule_counter(rule), goto(next)],
+        };
+        for mut exprs in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
+            exprs.extend(decision.iter().cloned());
             rules.push(Rule { exprs, comment: String::new() });
         }
     }
 
-    fn rule_counter(&mut self, rule: &EffectiveRule) -> String {
+    fn rule_counter(&mut self, rule: &EffectiveRule) -> Expr {
         let meaning = CounterMeaning::Rule { identity: rule.identity.clone(), index: rule.index, action: rule.action };
         let policy = rule.identity.policy.to_string();
-        let text = format!("{} {}", rule.identity.direction, rule.identity.content);
-        self.table.counter(("rule", &rule.identity.text(), &policy), &text, meaning)
+        let text = format!("{} {}", rule.identity.direction, rule.identity.content());
+        Expr::Counter(self.table.counter(("rule", &rule.identity.text(), &policy), &text, meaning))
+    }
+
+    fn allow_rule(&mut self, rule: &'a EffectiveRule) -> String {
+        self.table.allow(self.ids, self.direction, &Allowed::Rule(rule))
     }
 
     /// The matches of one alternative: one list for each rule of the chain it takes.
@@ -230,6 +240,10 @@ fn tiers(isolation: &Isolation) -> Vec<Tier> {
                 || isolation.rules.iter().any(|rule| rule.tier == *tier)
         })
         .collect()
+}
+
+fn goto(chain: String) -> Rule {
+    Rule { exprs: vec![Expr::Verdict(Verdict::Goto(chain))], ..Rule::default() }
 }
 
 /// The address of the other side.

@@ -4,7 +4,7 @@
 //! and counter that a rule names exists; a name's properties follow from the identity in it, so that they never change
 //! under one name (comments, types and flags are create-time only in the kernel).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -12,8 +12,10 @@ use ipnetwork::IpNetwork;
 
 use super::CounterMeaning;
 use crate::cidr;
+use crate::ids::Origin;
 use crate::names;
 use crate::object::Protocol;
+use crate::policy::Direction;
 use crate::ruleset::{Chain, Counter, Datum, Element, KeyType, Set, SetKind, Table, Value};
 
 /// The two address families a set can be of.
@@ -58,12 +60,14 @@ pub(super) fn address(address: IpAddr) -> Value {
 
 /// A table under construction.
 #[derive(Default)]
-pub(super) struct Builder {
+pub(super) struct Builder<'a> {
     table: Table,
     counters: BTreeMap<String, CounterMeaning>,
+    /// The chains that write an id, by whose it is.
+    pub(super) allows: HashMap<(Direction, Origin<'a>), String>,
 }
 
-impl Builder {
+impl Builder<'_> {
     /// The table and what its counters mean.
     pub(super) fn finish(self) -> (Table, BTreeMap<String, CounterMeaning>) {
         (self.table, self.counters)
@@ -82,14 +86,28 @@ impl Builder {
         meaning: CounterMeaning,
     ) -> String {
         let name = names::name(kind, identity, human);
-        self.table.counters.insert(name.clone(), Counter { comment: names::comment(text) });
-        self.counters.insert(name.clone(), meaning);
+        self.named_counter(name.clone(), text, meaning);
         name
+    }
+
+    /// The counter of this name.
+    pub(super) fn named_counter(&mut self, name: String, text: &str, meaning: CounterMeaning) {
+        self.table.counters.insert(name.clone(), Counter { comment: names::comment(text) });
+        self.counters.insert(name, meaning);
     }
 
     /// A set or map that is there under a fixed name, empty or not.
     pub(super) fn fixed(&mut self, name: &str, kind: SetKind, key: Vec<KeyType>, comment: &str) {
-        let set = Set { kind, key, interval: false, comment: comment.to_owned(), elements: BTreeMap::new() };
+        self.set(name, kind, key, None, comment);
+    }
+
+    /// The same for one that never has more elements than this.
+    pub(super) fn sized(&mut self, name: &str, kind: SetKind, key: Vec<KeyType>, size: u32, comment: &str) {
+        self.set(name, kind, key, Some(size), comment);
+    }
+
+    fn set(&mut self, name: &str, kind: SetKind, key: Vec<KeyType>, size: Option<u32>, comment: &str) {
+        let set = Set { kind, key, interval: false, size, comment: comment.to_owned(), elements: BTreeMap::new() };
         self.table.sets.insert(name.to_owned(), set);
     }
 
@@ -156,6 +174,7 @@ impl Builder {
             kind: SetKind::Set,
             key,
             interval,
+            size: None,
             comment: names::comment(identity),
             elements: elements().into_iter().map(|element| (element, Datum::None)).collect(),
         });

@@ -82,6 +82,7 @@ fn set(ip: Ip, bridges: &BTreeSet<BridgeId>) -> Set {
         // nft has no plain number as a type; its type for an index would list the name of whoever has it now.
         key: vec![KeyType::Ifname, KeyType::Mark],
         interval: false,
+        size: None,
         comment: format!("bridges (name, index) whose {flag} was off"),
         elements: bridges.iter().map(element).collect::<BTreeMap<_, _>>(),
     }

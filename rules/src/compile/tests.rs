@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::effective::{EffectivePod, EffectiveRule, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch};
+use crate::mark::{DENIED_MARK, GENERATION_MASK};
 use crate::object::Protocol;
 use crate::policy::Tier;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Hook, Verdict};
@@ -31,7 +32,9 @@ fn rule(index: usize, tier: Tier, action: Action, port: u16) -> EffectiveRule {
     let identity = RuleIdentity {
         policy: ObjectName::new("x", "p"),
         direction: Direction::Ingress,
-        content: format!("{tier:?} {action:?} {port}"),
+        action,
+        peers: format!("{tier:?}"),
+        ports: port.to_string(),
         occurrence: index,
     };
     let matches = vec![RuleMatch::Peer(PeerMatch::Any, PortMatch::Ranges(Protocol::Tcp, vec![port..=port]))];
@@ -105,12 +108,12 @@ fn a_pod_enters_by_one_name_whatever_its_first_tier() {
 }
 
 #[test]
-fn what_is_denied_stops_both_ways_and_keeps_the_bits_of_others() {
+fn what_is_denied_stops_both_ways() {
     let effective = isolated(Fallback::Deny, Vec::new());
     let denied = sent(&effective, 1, opening(OTHERS_BITS));
     assert!(!denied.passed);
     let mark = denied.mark.expect("a flow");
-    assert_eq!(mark, DENIED_MARK | OTHERS_BITS);
+    assert_eq!(mark & GENERATION_MASK, DENIED_MARK);
     let reply = Flow { direction: CtDirection::Reply, related: false, mark };
     let stopped = sent(&effective, 1, reply);
     assert!(!stopped.passed && stopped.counters.iter().any(|name| name.contains("denied-reply")), "{stopped:?}");
@@ -155,7 +158,8 @@ fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
     }
     let plain = compile(&isolated(Fallback::Deny, Vec::new()), &Layout::default());
     let table = &plain.ruleset.tables[&Slot::A.inet()];
-    let logs = |chain: &Chain| chain.rules.iter().flat_map(|rule| &rule.exprs).any(|expr| matches!(expr, Expr::Log { .. }));
+    let logs =
+        |chain: &Chain| chain.rules.iter().flat_map(|rule| &rule.exprs).any(|expr| matches!(expr, Expr::Log { .. }));
     assert!(!table.chains.values().any(logs) && !plain.counters.contains_key(&Logged::Sent.counter()));
 }
 
@@ -192,32 +196,13 @@ fn base_chains_stand_between_conntrack_and_iptables() {
 #[test]
 fn an_identity_reads_as_all_that_it_is() {
     let identity = rule(2, Tier::Baseline, Action::Deny, 80).identity;
-    assert_eq!(identity.text(), "x/p ingress Baseline Deny 80 #2");
+    assert_eq!(identity.text(), "x/p ingress deny peers Baseline ports 80 #2");
     assert_eq!(isolated(Fallback::Open, Vec::new()).addresses(), [POD].into());
 }
 
 #[test]
-fn generations_go_round_without_the_two_that_are_none() {
-    assert_eq!((Generation::new(0), Generation::new(255)), (None, None));
-    let all: Vec<u8> = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()))
-        .map(Generation::number)
-        .take(255)
-        .collect();
-    assert_eq!(all[..254], (1..=254).collect::<Vec<u8>>());
-    assert_eq!(all[254], 1);
-}
-
-#[test]
-fn a_generation_is_read_back_from_its_mark_whatever_the_ids() {
-    let generation = Generation::new(0xa5).expect("a generation");
-    assert_eq!(generation.mark(), 0xa500_0000);
-    assert_eq!(Generation::from_mark(generation.mark() | !GENERATION_MASK), Some(generation));
-    assert_eq!((Generation::from_mark(!GENERATION_MASK), Generation::from_mark(DENIED_MARK)), (None, None));
-}
-
-#[test]
 fn names_that_others_read_stay() {
-    assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-1a", "flatfell-1b"]);
+    assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-2a", "flatfell-2b"]);
     assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
     let guards = [Guard::RouterAdvertisement, Guard::LinkLocal, Guard::Multicast, Guard::Frame, Guard::DeniedReply];
     let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply"];

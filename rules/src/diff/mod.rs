@@ -218,8 +218,10 @@ impl Planner<'_> {
 /// Whether what both have agrees in all that can be said only at creation.
 fn same_properties(have: &Table, want: &Table) -> bool {
     let chains = in_both(&have.chains, &want.chains).all(|(a, b)| a.hook == b.hook && a.comment == b.comment);
-    let sets = in_both(&have.sets, &want.sets)
-        .all(|(a, b)| a.kind == b.kind && a.key == b.key && a.interval == b.interval && a.comment == b.comment);
+    let sets = in_both(&have.sets, &want.sets).all(|(a, b)| {
+        let set = |set: &Set| (set.kind, set.key.clone(), set.interval, set.size, set.comment.clone());
+        set(a) == set(b)
+    });
     chains && sets && in_both(&have.counters, &want.counters).all(|(a, b)| a == b)
 }
 

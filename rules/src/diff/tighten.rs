@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::mark::GENERATION_MASK;
 use crate::ruleset::{Chain, Datum, Expr, Family, Rule, Set, SetKind, Table, TableId, Verdict};
 
 /// Whether a table that was not there can deny something. Frames are no flows: bridge tables never do.
@@ -38,14 +39,21 @@ fn set_tightens(have: &Table, want: &Table, name: &str, current: &Set, wanted: &
     let removed = || current.elements.iter().filter(|(element, datum)| wanted.elements.get(*element) != Some(datum));
     let added = wanted.elements.iter().any(|(element, datum)| current.elements.get(element) != Some(datum));
     match wanted.kind {
+        SetKind::Set if !asks(have, name) && !asks(want, name) => false,
         SetKind::Set => removed().next().is_some() || !only_allows(want, name),
         SetKind::VerdictMap => added || !removed().all(|(_, datum)| only_denied(have, datum)),
         SetKind::CounterMap => decides_by_counters(want, name),
     }
 }
 
-/// Whether a packet that begins to match the set is allowed no less: every rule that asks it accepts, or returns from
-/// a chain that could not have accepted any more.
+/// Whether any rule asks a set.
+fn asks(table: &Table, set: &str) -> bool {
+    let exprs = table.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs);
+    exprs.into_iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked == set))
+}
+
+/// Whether a packet that begins to match the set is allowed no less: every rule that asks it accepts, or leaves a chain
+/// that could not have accepted any more, at most over one that decides nothing.
 fn only_allows(table: &Table, set: &str) -> bool {
     let asks =
         |rule: &Rule| rule.exprs.iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked == set));
@@ -56,15 +64,21 @@ fn only_allows(table: &Table, set: &str) -> bool {
                 None => return true,
             };
             let plain = before.iter().all(|expr| !decides(expr));
+            let leaves = || denies_only(table, &chain.rules[place..], &mut BTreeSet::new());
             match last {
                 Expr::Verdict(Verdict::Accept) => plain,
-                Expr::Verdict(Verdict::Return) => {
-                    plain && denies_only(table, &chain.rules[place..], &mut BTreeSet::new())
-                }
+                Expr::Verdict(Verdict::Return) => plain && leaves(),
+                Expr::Verdict(Verdict::Goto(next)) => plain && comes_back(table, next) && leaves(),
                 other => plain && !decides(other),
             }
         })
     })
+}
+
+/// Whether every packet comes out behind a chain, whatever it did to ids.
+fn comes_back(table: &Table, chain: &str) -> bool {
+    let rules = table.chains.get(chain).map(|chain| &chain.rules);
+    rules.is_some_and(|rules| rules.iter().flat_map(|rule| &rule.exprs).all(|expr| !decides(expr)))
 }
 
 /// Whether an element did nothing but deny, so that its removal only allows: a drop, or a jump to a chain that
@@ -87,7 +101,7 @@ fn denies_only<'a>(table: &'a Table, rules: &'a [Rule], seen: &mut BTreeSet<&'a 
     rules.iter().enumerate().all(|(place, rule)| {
         let drops = drops(rule) || rules.get(place + 1).is_some_and(drops_all);
         rule.exprs.iter().all(|expr| match expr {
-            Expr::SetCtMark { .. } => drops,
+            Expr::SetCtMark { .. } => drops || !decides(expr),
             Expr::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
             Expr::Vmap { map, .. } => table.sets.get(map).is_some_and(|map| {
                 map.elements.values().all(|datum| match datum {
@@ -132,5 +146,9 @@ fn decides_by_counters(table: &Table, map: &str) -> bool {
 
 /// Whether an expression changes what becomes of a packet or a flow, beside matching.
 fn decides(expr: &Expr) -> bool {
-    matches!(expr, Expr::Verdict(_) | Expr::Vmap { .. } | Expr::SetCtMark { .. } | Expr::Foreign(_))
+    match expr {
+        // Ids say who counts.
+        Expr::SetCtMark { keep, .. } => keep & GENERATION_MASK != GENERATION_MASK,
+        _ => matches!(expr, Expr::Verdict(_) | Expr::Vmap { .. } | Expr::Foreign(_)),
+    }
 }

@@ -5,12 +5,14 @@
 //! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
 
 mod evaluate;
+mod identity;
 mod resolve;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use evaluate::evaluate;
+pub use identity::RuleIdentity;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -99,26 +101,6 @@ pub struct EffectiveRule {
     pub action: Action,
     /// What it matches: any of these; empty matches nothing.
     pub matches: Vec<RuleMatch>,
-}
-
-/// A rule is known by what it says, not by its place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleIdentity {
-    /// The policy it belongs to.
-    pub policy: ObjectName,
-    /// The direction it speaks of.
-    pub direction: Direction,
-    /// The canonical text of its own content (peers, ports, action; sorted, so that reordering changes nothing).
-    pub content: String,
-    /// 0 for the first rule of the policy and direction with this content, 1 for the next.
-    pub occurrence: usize,
-}
-
-impl RuleIdentity {
-    /// All of it as one text, for names and hashes.
-    pub fn text(&self) -> String {
-        format!("{} {} {} #{}", self.policy, self.direction, self.content, self.occurrence)
-    }
 }
 
 /// One alternative of a rule.

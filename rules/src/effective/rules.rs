@@ -17,7 +17,6 @@ use crate::policy::{Action, Direction, Match, Peer, Port, PortSpec, Rule, Tier};
 pub(super) struct PreparedRule {
     identity: RuleIdentity,
     index: usize,
-    action: Action,
     peers: Vec<PeerMatch>,
     ports: Ports,
 }
@@ -39,15 +38,22 @@ struct ProtocolPorts {
 
 /// The rules of one policy and direction, in canonical form.
 pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule]) -> Vec<PreparedRule> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<(Action, String, String), usize> = BTreeMap::new();
     let mut prepared = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
-        let (peers, ports) = (peers(&rule.peers), Ports::new(&rule.ports));
-        let content = content(rule.action, &peers, &ports);
-        let count = seen.entry(content.clone()).or_default();
-        let identity = RuleIdentity { policy: policy.clone(), direction, content, occurrence: *count };
+        let (peers, ports, action) = (peers(&rule.peers), Ports::new(&rule.ports), rule.action);
+        let (peers_text, ports_text) = (text_of_peers(&peers), text_of_ports(&ports));
+        let count = seen.entry((action, peers_text.clone(), ports_text.clone())).or_default();
+        let identity = RuleIdentity {
+            policy: policy.clone(),
+            direction,
+            action,
+            peers: peers_text,
+            ports: ports_text,
+            occurrence: *count,
+        };
         *count += 1;
-        prepared.push(PreparedRule { identity, index, action: rule.action, peers, ports });
+        prepared.push(PreparedRule { identity, index, peers, ports });
     }
     prepared
 }
@@ -59,7 +65,7 @@ impl PreparedRule {
             identity: self.identity.clone(),
             index: self.index,
             tier: Tier::NetworkPolicy,
-            action: self.action,
+            action: self.identity.action,
             matches: match self.identity.direction {
                 Direction::Ingress => self.by_port(&self.ports.of_destination(pod)),
                 Direction::Egress => self.to_endpoints(),
@@ -165,27 +171,23 @@ impl Ports {
     }
 }
 
-/// The canonical text: `accept peers any ports tcp 80 443 http; udp all`.
-fn content(action: Action, peers: &[PeerMatch], ports: &Ports) -> String {
-    let action = match action {
-        Action::Accept => "accept",
-        Action::Deny => "deny",
-        Action::Pass => "pass",
-    };
-    let mut text = format!("{action} peers");
+/// The canonical text: `any`, or one peer behind the other.
+fn text_of_peers(peers: &[PeerMatch]) -> String {
+    let mut text = String::new();
     for (position, peer) in peers.iter().enumerate() {
-        text.push_str(if position == 0 { " " } else { "; " });
+        text.push_str(if position == 0 { "" } else { "; " });
         push_peer(&mut text, peer);
     }
-    text.push_str(" ports");
-    match ports {
-        Ports::Any => text.push_str(" any"),
-        Ports::Only(protocols) => {
-            for (position, (protocol, ports)) in protocols.iter().enumerate() {
-                text.push_str(if position == 0 { " " } else { "; " });
-                push_ports(&mut text, *protocol, ports);
-            }
-        }
+    text
+}
+
+/// The canonical text: `any`, or `tcp 80 443 http; udp all`.
+fn text_of_ports(ports: &Ports) -> String {
+    let Ports::Only(protocols) = ports else { return "any".to_owned() };
+    let mut text = String::new();
+    for (position, (protocol, ports)) in protocols.iter().enumerate() {
+        text.push_str(if position == 0 { "" } else { "; " });
+        push_ports(&mut text, *protocol, ports);
     }
     text
 }

@@ -83,7 +83,8 @@ pub fn set(message: &[u8]) -> Option<(TableId, String, Set)> {
     let foreign = key.is_none() || kind.is_none();
     let (kind, interval) = kind.unwrap_or((SetKind::Set, false));
     let comment = if foreign { format!("{FOREIGN} type or flags: {text}") } else { text };
-    Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, comment, elements: BTreeMap::new() }))
+    let size = set.get_u32(NFTNL_SET_DESC_SIZE);
+    Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, size, comment, elements: BTreeMap::new() }))
 }
 
 /// Kind and whether it is of intervals; `None` for flags and data that are not in use here.

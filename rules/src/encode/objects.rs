@@ -205,6 +205,9 @@ impl Encoder {
         object.str(NFTNL_SET_TABLE, table)?.str(NFTNL_SET_NAME, name(set_name)?)?;
         object.u32(NFTNL_SET_FLAGS, set_flags(set.kind, set.interval)).u32(NFTNL_SET_ID, id);
         object.u32(NFTNL_SET_KEY_TYPE, key).u32(NFTNL_SET_KEY_LEN, key_len);
+        if let Some(size) = set.size {
+            object.u32(NFTNL_SET_DESC_SIZE, size);
+        }
         match set.kind {
             SetKind::Set => {}
             SetKind::VerdictMap => {

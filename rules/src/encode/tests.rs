@@ -100,7 +100,8 @@ fn what_cannot_be_encoded_exactly_is_refused() {
         op(OpKind::AddElements { set: "s".to_owned(), elements })
     };
     let set = |key: Vec<KeyType>, interval| {
-        let set = Set { kind: SetKind::Set, key, interval, comment: String::new(), elements: BTreeMap::new() };
+        let set =
+            Set { kind: SetKind::Set, key, interval, size: None, comment: String::new(), elements: BTreeMap::new() };
         op(OpKind::AddSet { name: "s".to_owned(), set })
     };
     let chain = |name: &str, comment: &str| {
@@ -156,7 +157,14 @@ fn user_data_that_is_no_list_of_items_is_no_comment() {
 fn user_data_of_sets_is_what_nft_sends() {
     let user_data = |key: &[KeyType], comment: &str| {
         let elements = BTreeMap::new();
-        let set = Set { kind: SetKind::Set, key: key.to_vec(), interval: false, comment: comment.to_owned(), elements };
+        let set = Set {
+            kind: SetKind::Set,
+            key: key.to_vec(),
+            interval: false,
+            size: None,
+            comment: comment.to_owned(),
+            elements,
+        };
         types::set_user_data(&set).expect("user data")
     };
     let order = |order: u32| [&[0, 4][..], &order.to_ne_bytes()].concat();

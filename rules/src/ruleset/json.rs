@@ -39,6 +39,7 @@ fn set(name: &str, set: &Set) -> Value {
         "kind": kind,
         "key": set.key.iter().map(|part| text::key_type(*part)).collect::<Vec<_>>(),
         "interval": set.interval,
+        "size": set.size,
         "comment": set.comment,
         "elements": set.elements.iter().map(|(key, datum)| element(key, datum)).collect::<Vec<_>>(),
     })

@@ -302,6 +302,8 @@ pub struct Set {
     pub key: Vec<KeyType>,
     /// Elements are intervals (`flags interval`), of a key of one type; create-time only.
     pub interval: bool,
+    /// Elements it takes at most, where that is known; create-time only.
+    pub size: Option<u32>,
     /// What it holds; empty for none; create-time only.
     pub comment: String,
     /// Its elements. Those of an interval set do not overlap and do not touch.

@@ -65,6 +65,9 @@ pub enum Reason {
     /// EOPNOTSUPP.
     #[error("not supported: {0}")]
     Unsupported(String),
+    /// ENFILE.
+    #[error("{0} is full")]
+    Full(String),
     /// EMLINK.
     #[error("chains nest too deep below {0}")]
     TooDeep(String),
@@ -169,7 +172,8 @@ fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
     ensure(!set.interval || set.kind != SetKind::CounterMap, || invalid(set.kind))?;
     match table.sets.get(name) {
         Some(current) => {
-            let same = current.kind == set.kind && current.key == set.key && current.interval == set.interval;
+            let properties = |set: &Set| (set.kind, set.key.clone(), set.interval, set.size);
+            let same = properties(current) == properties(set);
             ensure(same, || Reason::Exists(name.to_string()))
         }
         None => {
@@ -217,6 +221,8 @@ fn add_elements(table: &mut Table, name: &str, elements: &BTreeMap<Element, Datu
         ensure(!clash, || Reason::Exists(format!("{element:?}")))?;
         merged.insert(element.clone(), datum.clone());
     }
+    let room = set.size.is_none_or(|size| u32::try_from(merged.len()).is_ok_and(|elements| elements <= size));
+    ensure(room, || Reason::Full(name.to_string()))?;
     if let Some(set) = table.sets.get_mut(name) {
         set.elements = merged;
     }

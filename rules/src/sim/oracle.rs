@@ -9,6 +9,7 @@
 
 mod address;
 mod life;
+mod origin;
 mod policies;
 mod refuse;
 mod row;
@@ -21,6 +22,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+pub use origin::Origins;
 pub use row::Row;
 
 use crate::sim::cluster::{Cluster, Half, Packet, Path, Place, Probe};

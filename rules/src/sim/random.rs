@@ -157,6 +157,7 @@ fn shapes(family: Family) -> Vec<(&'static str, Set)> {
         kind,
         key: key.to_vec(),
         interval,
+        size: (kind == SetKind::CounterMap).then_some(64),
         comment: comment(u64::from(interval)),
         elements: BTreeMap::new(),
     };

@@ -198,7 +198,8 @@ impl<'a> Walk<'a, '_> {
             }
             Expr::SetCtMark { keep, value } => {
                 self.trace.mark = self.trace.mark.map(|mark| mark & keep | value);
-                true
+                // Bits that stay are read first, and there is nothing to read without a flow.
+                *keep == 0 || self.trace.mark.is_some()
             }
             Expr::Limit { .. } | Expr::Log { .. } => true,
             Expr::Verdict(verdict) => return Step::Verdict(verdict),

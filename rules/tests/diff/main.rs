@@ -61,6 +61,7 @@ fn set(kind: SetKind, elements: impl IntoIterator<Item = (Element, Datum)>) -> S
         kind,
         key: vec![KeyType::Ipv4Addr],
         interval: false,
+        size: None,
         comment: String::new(),
         elements: elements.into_iter().collect(),
     }
@@ -351,7 +352,7 @@ fn a_change_with_any_step_is_not_empty() {
 }
 
 #[test]
-fn additions_that_nothing_asks_for_do_not_tighten() {
+fn what_nothing_asks_for_does_not_tighten() {
     let have = table([("base", base([verdict(Verdict::Accept)]))], [("peers", plain([1]))]);
     let mut want = have.clone();
     want.counters.insert("other".into(), Counter::default());
@@ -360,7 +361,12 @@ fn additions_that_nothing_asks_for_do_not_tighten() {
     want.sets.insert("peers".into(), plain([1, 2]));
     assert!(!tightens(have.clone(), want));
     let fewer = table([("base", base([verdict(Verdict::Accept)]))], [("peers", plain([]))]);
-    assert!(tightens(have, fewer), "an element that goes");
+    assert!(!tightens(have.clone(), fewer), "an element that goes");
+    let asking = |elements: [u8; 1]| {
+        let rules = [asks("peers", Some(Expr::Verdict(Verdict::Accept)))];
+        table([("base", base(rules))], [("peers", plain(elements))])
+    };
+    assert!(tightens(asking([1]), asking([2])), "an element that goes from a set that is asked");
 }
 
 /// Whether one more peer tightens, with these rules in a chain that base jumps to.
@@ -372,6 +378,8 @@ fn one_more_peer_tightens(rules: Vec<Rule>) -> bool {
             ("deny", chain([verdict(Verdict::Drop)])),
             ("deeper", chain([verdict(jump("deny"))])),
             ("allow", chain([verdict(Verdict::Accept)])),
+            ("attribute", chain([rule([Expr::SetCtMark { keep: !0xfff, value: 5 }])])),
+            ("stamp", chain([rule([Expr::SetCtMark { keep: 0xfff, value: 0x0200_0000 }])])),
         ];
         let maps = [
             ("denies", map([(1, jump("deny")), (2, Verdict::Drop), (3, Verdict::Return)])),
@@ -391,6 +399,7 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
     let drop = || verdict(Verdict::Drop);
     let count = rule([Expr::Counter("n".into())]);
     let back = || peer(end(Verdict::Return));
+    let attributed = || peer(end(Verdict::Goto("attribute".into())));
     let loosening = [
         vec![peer(end(Verdict::Accept)), verdict(Verdict::Accept)],
         vec![peer(None)],
@@ -400,6 +409,7 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
         vec![verdict(jump("allow")), back(), count, asks("others", end(Verdict::Return)), denied],
         vec![back(), verdict(jump("deny")), verdict(jump("deeper")), rule([vmap("denies")]), drop()],
         vec![asks("others", end(Verdict::Drop)), back(), verdict(Verdict::Goto("deny".into()))],
+        vec![attributed(), asks("others", end(Verdict::Goto("attribute".into()))), drop()],
     ];
     for rules in loosening {
         assert!(!one_more_peer_tightens(rules.clone()), "{rules:?}");
@@ -426,6 +436,9 @@ fn one_more_peer_loosens_only_where_the_rule_can_only_allow() {
         vec![back(), verdict(Verdict::Goto("allow".into()))],
         vec![back(), rule([vmap("allows")]), drop()],
         vec![back(), drop(), asks("peers", end(Verdict::Drop))],
+        vec![attributed(), verdict(Verdict::Accept)],
+        vec![attributed(), verdict(jump("stamp")), drop()],
+        vec![peer(end(Verdict::Goto("stamp".into()))), drop()],
     ];
     for rules in tightening {
         assert!(one_more_peer_tightens(rules.clone()), "{rules:?}");

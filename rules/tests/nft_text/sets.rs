@@ -15,7 +15,14 @@ pub fn set(
     interval: bool,
     elements: impl IntoIterator<Item = (Element, Datum)>,
 ) -> Set {
-    Set { kind, key: key.to_vec(), interval, comment: "what it holds".into(), elements: elements.into_iter().collect() }
+    Set {
+        kind,
+        key: key.to_vec(),
+        interval,
+        size: None,
+        comment: "what it holds".into(),
+        elements: elements.into_iter().collect(),
+    }
 }
 
 fn keys(values: impl IntoIterator<Item = Value>) -> Vec<(Element, Datum)> {

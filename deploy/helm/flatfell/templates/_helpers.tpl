@@ -31,6 +31,7 @@ app.kubernetes.io/name: flatfell
       "FLATFELL_FLOW_LOG_RATE" (toString .Values.flowLog.rate)
       "FLATFELL_LOG_FORMAT" .Values.log.format
       "FLATFELL_LOG_LEVEL" .Values.log.level
+      "FLATFELL_METRICS_SERIES_MAX" (int .Values.metrics.seriesMax)
       "FLATFELL_OWN_NODE_EGRESS" .Values.ownNodeEgress
       "FLATFELL_POD_BRIDGES" (join "," .Values.podBridges)
       "FLATFELL_STARTUP_TAINT" .Values.startupTaint

@@ -13,7 +13,7 @@ fn ingress(rules: Value) -> Isolation {
 }
 
 fn contents(rules: Value) -> Vec<(String, usize)> {
-    ingress(rules).rules.into_iter().map(|rule| (rule.identity.content, rule.identity.occurrence)).collect()
+    ingress(rules).rules.into_iter().map(|rule| (rule.identity.content(), rule.identity.occurrence)).collect()
 }
 
 fn first_matches(rules: Value) -> Vec<RuleMatch> {
@@ -55,9 +55,9 @@ fn policies_stand_in_the_order_of_their_names_and_rules_in_their_place() {
     let order: Vec<_> = ingress
         .rules
         .iter()
-        .map(|rule| (rule.identity.policy.name.as_str(), rule.index, rule.identity.content.as_str()))
+        .map(|rule| (rule.identity.policy.name.as_str(), rule.index, rule.identity.ports.as_str()))
         .collect();
-    let (one, two) = ("accept peers any ports tcp 1", "accept peers any ports tcp 2");
+    let (one, two) = ("tcp 1", "tcp 2");
     assert_eq!(order, [("p", 0, two), ("p", 1, one), ("q", 0, two), ("q", 1, one)]);
 }
 

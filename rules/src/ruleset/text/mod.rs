@@ -145,6 +145,9 @@ fn set_type(set: &Set) -> String {
 /// A set or map with its elements.
 fn set_block(name: &str, set: &Set) -> String {
     let mut text = format!("\t{} {name} {{\n\t\ttype {}\n", set_word(set.kind), set_type(set));
+    if let Some(size) = set.size {
+        let _ = writeln!(text, "\t\tsize {size}");
+    }
     if set.interval {
         text.push_str("\t\tflags interval\n");
     }
@@ -216,9 +219,10 @@ pub fn op(op: &Op) -> String {
         OpKind::FlushChain(name) => format!("flush chain {table} {name}"),
         OpKind::AddRule { chain, rule: added } => format!("add rule {table} {chain} {}", rule(added)),
         OpKind::AddSet { name, set } => {
+            let size = set.size.map(|size| format!("size {size}; ")).unwrap_or_default();
             let flags = if set.interval { "flags interval; " } else { "" };
             let comment = comment_clause(&set.comment);
-            format!("add {} {table} {name} {{ type {}; {flags}{comment}}}", set_word(set.kind), set_type(set))
+            format!("add {} {table} {name} {{ type {}; {size}{flags}{comment}}}", set_word(set.kind), set_type(set))
         }
         OpKind::DeleteSet(name) => format!("delete set {table} {name}"),
         OpKind::AddElements { set, elements } => format!("add element {table} {set} {{ {} }}", in_one_line(elements)),

@@ -9,8 +9,8 @@ use super::{Cluster, Half, Packet, Path, Place, Probe};
 use crate::ruleset::{CtDirection, Family, Hook, Ruleset};
 use crate::sim::tracer::{self, Flow, Trace, trace};
 
-/// A mark without a generation: of somebody else's bits only.
-const FOREIGN_MARK: u32 = 0x0000_0abc;
+/// A mark without a generation, whose other bits are of another life: ids of nobody here.
+const FOREIGN_MARK: u32 = 0x01ab_cabc;
 
 /// What the rules do to the packet of a new connection and, where the probe asks about it, to its answer. Nothing where
 /// the node under test does not see it.

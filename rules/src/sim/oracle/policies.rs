@@ -40,7 +40,7 @@ impl<'a> Reading<'a> {
 
     /// The policies that isolate a pod in a direction: those of its namespace that enforce, speak of the direction and select
     /// it.
-    fn isolating(&self, pod: &Pod<'_>, direction: Direction) -> Vec<&'a Policy<'a>> {
+    pub(super) fn isolating(&self, pod: &Pod<'_>, direction: Direction) -> Vec<&'a Policy<'a>> {
         let policies = self.world.policies.get(pod.namespace).into_iter().flatten();
         let isolates = |policy: &&Policy<'_>| {
             self.has_effect(policy, pod)
@@ -49,6 +49,15 @@ impl<'a> Reading<'a> {
                 && !self.is_new(pod)
         };
         policies.filter(isolates).collect()
+    }
+
+    /// The audited policies that would isolate a pod in a direction.
+    pub(super) fn auditing(&self, pod: &Pod<'_>, direction: Direction) -> Vec<&'a Policy<'a>> {
+        let policies = self.world.policies.get(pod.namespace).into_iter().flatten();
+        let would = |policy: &&Policy<'_>| {
+            !self.has_effect(policy, pod) && self.speaks_of(policy, direction) && self.has_subject(policy, pod)
+        };
+        policies.filter(would).collect()
     }
 
     /// "New pod: isolated before it starts, init containers included."
@@ -114,7 +123,7 @@ impl<'a> Reading<'a> {
 }
 
 /// The rules of a direction.
-fn rules<'p>(policy: &Policy<'p>, direction: Direction) -> &'p [Value] {
+pub(super) fn rules<'p>(policy: &Policy<'p>, direction: Direction) -> &'p [Value] {
     items(&policy.raw["spec"][direction.rules()])
 }
 

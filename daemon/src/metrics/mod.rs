@@ -1,0 +1,127 @@
+//! Metrics for Prometheus.
+//!
+//! In: [`State`] at the moment of a scrape. Out: OpenMetrics or Prometheus' text. What always holds: labels come from closed
+//! sets or are names of objects, and go some time after the object goes; no series stands twice; counters never fall (see [`crate::totals`]);
+//! every metric is one of [`catalogue::ALL`]. `prometheus-client` encodes what the daemon says of itself; the series of rules
+//! and pods are written by [`series`], because there may be 100,000 of them (docs/benchmarks.md has both measures).
+
+pub mod catalogue;
+pub mod format;
+pub mod own;
+pub mod process;
+pub mod series;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+
+pub use format::Format;
+use own::{Own, Reading};
+use process::{Conntrack, Process};
+use series::{Series, Size};
+
+use crate::flows::{FlowNumbers, LoggedPackets};
+use crate::state::State;
+
+/// Series of single rules and pods, unless told otherwise.
+pub const SERIES_MAX: usize = 200_000;
+
+/// What is kept between scrapes.
+#[derive(Debug)]
+pub struct Metrics {
+    series_max: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    series: Series,
+    /// When the counters were read last; before that, the start.
+    read: Instant,
+    failures: u64,
+    /// What the kernel gave to the flow log.
+    logged: LoggedPackets,
+    /// The length of the last answer, which the next one will have too.
+    length: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(SERIES_MAX)
+    }
+}
+
+impl Metrics {
+    /// With at most so many series of single rules and pods.
+    pub fn new(series_max: usize) -> Self {
+        let kept = Kept {
+            series: Series::default(),
+            read: Instant::now(),
+            failures: 0,
+            logged: LoggedPackets::default(),
+            length: 0,
+        };
+        Self { series_max, kept: Mutex::new(kept) }
+    }
+
+    /// The metrics now. Asks the kernel: may block for a moment.
+    pub fn render(&self, state: &State, format: Format) -> Result<String, fmt::Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match state.counters() {
+            Ok((meanings, totals)) => {
+                kept.series.update(&meanings, &totals, now);
+                kept.logged = LoggedPackets::of(meanings.values().zip(&totals));
+                kept.read = now;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the counters cannot be read");
+                kept.failures += 1;
+            }
+        }
+        let status = state.engine.status();
+        kept.series.isolate(status.enforced.as_ref());
+        let mut out = String::with_capacity(kept.length + kept.length / 8);
+        let size = kept.series.write(&mut out, format, self.series_max);
+        let reading = Reading { failures: kept.failures, age: now.saturating_duration_since(kept.read) };
+        let own = Own { flows: state.flows.numbers(kept.logged), ..self.own(state, status, reading, size) };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(own));
+        let mut rest = String::new();
+        text::encode(&mut rest, &registry)?;
+        match format {
+            Format::OpenMetrics => out.push_str(&rest),
+            Format::Text => out.push_str(&format::to_text(&rest, catalogue::ALL)),
+        }
+        kept.length = out.len();
+        Ok(out)
+    }
+
+    fn own(
+        &self,
+        state: &State,
+        status: std::sync::Arc<crate::engine::EngineStatus>,
+        reading: Reading,
+        size: Size,
+    ) -> Own {
+        Own {
+            status,
+            source: state.source.borrow().clone(),
+            paused: state.paused.borrow().clone(),
+            is_ready: state.not_ready().is_empty(),
+            unprotected: state.unprotected.get().copied(),
+            flows: FlowNumbers::default(),
+            reading,
+            size,
+            series_max: self.series_max,
+            process: Process::read(),
+            conntrack: Conntrack::read(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
