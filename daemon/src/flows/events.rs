@@ -117,7 +117,7 @@ fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
     let mut event = json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"generateName": format!("{name}."), "namespace": namespace},
+        "metadata": {"generateName": format!("{name}-"), "namespace": namespace},
         "eventTime": format!("{now:.6}"),
         "reportingController": "flatfell.io/flatfell",
         "reportingInstance": node,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatfell::engine::Engine;
+use flatfell::engine::{Engine, EngineConfig};
 use flatfell_integration::{Flow, Lab, LabConfig, Place, Stream};
 use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::index::{Change, Index};

@@ -163,27 +163,6 @@ fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
     assert!(!table.chains.values().any(logs) && !plain.counters.contains_key(&Logged::Sent.counter()));
 }
 
-/// Else the end of each isolation would have every running connection judged again.
-#[test]
-fn an_isolation_that_ends_tightens_nothing() {
-    let other = EffectivePod {
-        name: ObjectName::new("x", "b"),
-        addresses: vec![PEER],
-        ingress: Isolation { default: Fallback::Deny, ..Isolation::default() },
-        egress: Isolation::default(),
-    };
-    let ruleset = |default| {
-        let mut effective = isolated(default, Vec::new());
-        effective.pods.push(other.clone());
-        compile(&effective, &Layout { flow_log: Some(LOG), ..Layout::default() }).ruleset
-    };
-    for default in [Fallback::Deny, Fallback::Audit] {
-        let change = crate::diff::diff(&ruleset(default), &ruleset(Fallback::Open));
-        assert!(!change.tightens, "{default:?}: {change:?}");
-        assert!(crate::diff::diff(&ruleset(Fallback::Open), &ruleset(default)).tightens);
-    }
-}
-
 #[test]
 fn base_chains_stand_between_conntrack_and_iptables() {
     let ruleset = compile(&Effective::default(), &Layout::default()).ruleset;
