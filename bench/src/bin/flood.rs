@@ -119,11 +119,13 @@ fn round(lab: &Lab, kind: &Kind, rate: u64) -> anyhow::Result<Round> {
     let node = FlatfellNode::start_with(lab, 1, &[("all.yaml", &objects.concat())], &flags)?;
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let (client, server) = (socket(lab, CLIENT)?, socket(lab, SERVER)?);
-    let flooder = socket(lab, FLOODER)?;
+    let flooders = [socket(lab, FLOODER)?, socket(lab, FLOODER)?];
     thread::scope(|scope| {
         scope.spawn(|| echo(&server, &stop));
         if kind.flooded {
-            scope.spawn(|| flood(&flooder, rate, &stop, &sent));
+            for flooder in &flooders {
+                scope.spawn(|| flood(flooder, rate / 2, &stop, &sent));
+            }
         }
         let (begin, busy) = (Instant::now(), processor(&node)?);
         let trips = ask(&client, server.local_addr()?);
@@ -154,11 +156,10 @@ fn socket(lab: &Lab, place: Place) -> anyhow::Result<UdpSocket> {
 
 /// Sends so many packets a second to the pod that takes none.
 fn flood(socket: &UdpSocket, rate: u64, stop: &AtomicBool, sent: &AtomicU64) {
-    let begin = Instant::now();
+    let (begin, mut count) = (Instant::now(), 0);
     while !stop.load(Ordering::Relaxed) {
         let due = u128::from(rate) * begin.elapsed().as_micros() / 1_000_000;
         let due = u64::try_from(due).unwrap_or(u64::MAX);
-        let mut count = sent.load(Ordering::Relaxed);
         // Not more than one burst behind: what could not be sent in time is not sent later.
         count = count.max(due.saturating_sub(rate / 20));
         while count < due && !stop.load(Ordering::Relaxed) {
