@@ -119,5 +119,5 @@ fn a_server_that_refuses_events_changes_nothing() {
     await_result(&daemon, "flatfell_flow_events_total{result=\"failed\"} 1");
     assert!(daemon.log().contains("the verb create of events"), "{}", daemon.log());
     assert!(daemon.get("/readyz").expect("an answer").starts_with("ready"));
-    assert_eq!(events(&cluster), [] as [Value; 0]);
+    assert!(events(&cluster).is_empty());
 }
