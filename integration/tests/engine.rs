@@ -18,6 +18,7 @@ use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::ids::Ids;
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::mark::Generation;
+use flatfell_rules::names;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::parse;
 use flatfell_rules::ruleset::{Ruleset, TableId, text};
@@ -137,6 +138,44 @@ fn a_restart_changes_nothing() {
     drop(daemon);
 }
 
+/// What a version before the ids in ct mark left: its stamps are the whole top byte.
+fn earlier_layout(counter: &str) -> String {
+    format!(
+        "table inet flatfell-1a {{
+          counter {counter} {{ packets 41 bytes 4100; }}
+          set generation {{ type mark; elements = {{ 0x02000000 }}; }}
+          chain forward {{
+            type filter hook forward priority -10; policy accept;
+            ct mark & 0xff000000 == 0x02000000 accept
+            ct mark set ct mark & 0x00ffffff | 0x02000000
+          }}
+        }}
+        table bridge flatfell-1a {{ }}"
+    )
+}
+
+/// Tables of the layout before are taken over: their counters go on, and what they allowed is judged anew.
+#[test]
+fn tables_of_an_earlier_layout_are_taken_over() {
+    let lab = lab();
+    let counter = names::name("drop-ingress", "default/p1", "default/p1");
+    lab.nft(NODE, &earlier_layout(&counter)).unwrap();
+    lab.call_from_bridge(1, true).unwrap();
+    let mut flows = B.addresses().map(|ip| connect(&lab, ip));
+    let daemon = start(&lab, defaults(), &[deny_all("p1")]);
+    daemon.until("ready", |status| status.synced && status.not_ready.is_empty()).unwrap();
+    assert_eq!(nft(&lab, "list tables"), "table inet flatfell-2a\ntable bridge flatfell-2a\n");
+    assert!(daemon.packets().unwrap()[&counter] >= 41, "{:?}", daemon.packets());
+    // The old stamp reads as generation 1, with the bit of two ids off.
+    assert_eq!(daemon.engine.status().generation, 3);
+    let heard = flows.each_mut().map(|(client, server)| {
+        client.write_all(b"x").unwrap();
+        server.read(&mut [0; 8]).is_ok_and(|length| length > 0)
+    });
+    assert_eq!((heard, passes(&lab, A, B)), ([false; 2], vec![false; 2]));
+    drop(daemon);
+}
+
 /// Three refusals in a row: the other tables take over and the old ones go; meanwhile and afterwards policy holds, and no
 /// counter falls.
 #[test]
@@ -210,9 +249,13 @@ fn edits_of_others_are_put_right() {
 
 /// The blocks of a listing of generation 2, as they would be in this one; nft shows its bits in the mask as well.
 fn in_generation(listing: &str, generation: u8) -> BTreeSet<String> {
-    let mark = |rest: &str| (format!("0x02{rest}"), format!("0x{generation:02x}{rest}"));
-    let swap = |text: String, (old, new): (String, String)| text.replace(&old, &new);
-    blocks(&[mark("000000"), mark("ffffff")].into_iter().fold(listing.to_owned(), swap))
+    // The bit beside the generation says that both halves have an id.
+    let top = |generation: u8, bit: u8| format!("0x{:02x}", generation << 1 | bit);
+    let marks = ["000000", "ffffff"].into_iter().flat_map(|rest| [(0, rest), (1, rest)]);
+    let swap = |text: String, (bit, rest): (u8, &str)| {
+        text.replace(&format!("{}{rest}", top(2, bit)), &format!("{}{rest}", top(generation, bit)))
+    };
+    blocks(&marks.fold(listing.to_owned(), swap))
 }
 
 /// One daemon a network namespace, and one in each.
