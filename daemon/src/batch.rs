@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn the_oldest_counts() {
         let start = Instant::now();
-        let at = |seconds| Batch { oldest: Some(start + Duration::from_secs(seconds)), changes: 1, created: Vec::new() };
+        let at =
+            |seconds| Batch { oldest: Some(start + Duration::from_secs(seconds)), changes: 1, created: Vec::new() };
         let mut batch = Batch::default();
         [at(2), at(1), Batch { changes: 1, ..Batch::default() }, at(3)].into_iter().for_each(|other| batch.add(other));
         assert_eq!(batch, Batch { oldest: Some(start + Duration::from_secs(1)), changes: 4, created: Vec::new() });

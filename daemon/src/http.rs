@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::state::State;
 use crate::metrics::Format;
+use crate::state::State;
 use crate::status;
 
 /// A request's headers must be complete within this time.

@@ -40,7 +40,10 @@ fn alerts() -> Vec<Value> {
 
 #[test]
 fn promtool_takes_the_rules() {
-    promtool(&["check", "rules"], &["alerts.yaml", "recording-rules.yaml"].map(|file| directory().join(file).to_string_lossy().into_owned()));
+    promtool(
+        &["check", "rules"],
+        &["alerts.yaml", "recording-rules.yaml"].map(|file| directory().join(file).to_string_lossy().into_owned()),
+    );
 }
 
 #[test]
@@ -86,7 +89,8 @@ fn each_alert_says_what_to_do() {
         }
     }
     let denials = ["FlatfellDropsRising", "FlatfellGuardDrops", "FlatfellFlowLogLost"];
-    let is_info = |name: &str| alerts().iter().any(|alert| alert["alert"] == name && alert["labels"]["severity"] == "info");
+    let is_info =
+        |name: &str| alerts().iter().any(|alert| alert["alert"] == name && alert["labels"]["severity"] == "info");
     assert!(denials.into_iter().all(is_info), "that something is denied is no page");
 }
 
@@ -95,14 +99,19 @@ fn the_operators_object_has_the_same_rules() {
     let object = document("prometheus-rule.yaml");
     let groups = |file: &str| document(file)["groups"].as_array().expect("groups").clone();
     let expected = [groups("recording-rules.yaml"), groups("alerts.yaml")].concat();
-    assert_eq!(object["spec"]["groups"], Value::Array(expected), "run deploy/monitoring/wrap.sh > prometheus-rule.yaml");
+    assert_eq!(
+        object["spec"]["groups"],
+        Value::Array(expected),
+        "run deploy/monitoring/wrap.sh > prometheus-rule.yaml"
+    );
 }
 
 #[test]
 fn each_query_asks_for_metrics_that_exist() {
     let mut known: BTreeSet<String> = ["up", "ALERTS", "kube_node_info"].map(str::to_owned).into();
     for family in ALL {
-        let ends: &[&str] = if family.kind == Kind::Histogram { &["_bucket", "_sum", "_count"] } else { &[family.suffix()] };
+        let ends: &[&str] =
+            if family.kind == Kind::Histogram { &["_bucket", "_sum", "_count"] } else { &[family.suffix()] };
         known.extend(ends.iter().map(|end| format!("{}{end}", family.name)));
     }
     known.extend(rules("recording-rules.yaml").iter().map(|rule| text(rule, "record").to_owned()));
@@ -125,7 +134,9 @@ fn the_dashboards_have_grafanas_form() {
     for name in DASHBOARDS {
         let dashboard = dashboard(name);
         assert_eq!(dashboard["schemaVersion"], SCHEMA, "{name}");
-        assert!(uids.insert(text(&dashboard, "uid").to_owned()) && text(&dashboard, "title").starts_with("Flatfell / "));
+        assert!(
+            uids.insert(text(&dashboard, "uid").to_owned()) && text(&dashboard, "title").starts_with("Flatfell / ")
+        );
         assert!(dashboard.get("id").is_none() && dashboard.get("__inputs").is_none(), "{name}: as it is imported");
         let variables = dashboard["templating"]["list"].as_array().expect("variables");
         let names: Vec<&str> = variables.iter().map(|variable| text(variable, "name")).collect();
@@ -160,7 +171,11 @@ fn check_panels(name: &str, dashboard: &Value) {
         assert!(!text(&panel["fieldConfig"]["defaults"], "unit").is_empty(), "{name}: {title}");
         let sources = panel["targets"].as_array().expect("targets").iter().chain([panel]);
         for source in sources {
-            assert_eq!(source["datasource"], serde_json::json!({"type": "prometheus", "uid": "${datasource}"}), "{title}");
+            assert_eq!(
+                source["datasource"],
+                serde_json::json!({"type": "prometheus", "uid": "${datasource}"}),
+                "{title}"
+            );
         }
     }
 }

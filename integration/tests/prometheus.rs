@@ -43,7 +43,8 @@ fn manifests() -> String {
     let pods: String = pods.into_iter().map(|(name, place)| pod(name, place)).collect();
     let of = |app: &str| format!("podSelector: {{matchLabels: {{app: {app}}}}}");
     let ports = "ports: [{port: 8080, protocol: UDP}]";
-    let allow = format!("{{{}, ingress: [{{from: [{{{}}}], {ports}}}, {{ports: [{{port: 9999}}]}}]}}", of("web"), of("client"));
+    let allow =
+        format!("{{{}, ingress: [{{from: [{{{}}}], {ports}}}, {{ports: [{{port: 9999}}]}}]}}", of("web"), of("client"));
     let egress = format!("{{{}, policyTypes: [Egress], egress: [{{to: [{{{}}}], {ports}}}]}}", of("client"), of("web"));
     let broken = format!("{{{}, ingress: [{{from: [{{ipBlock: {{cidr: 10.0.0.0/99}}}}]}}]}}", of("nobody"));
     [
@@ -60,7 +61,9 @@ fn manifests() -> String {
 
 /// Somebody removes the daemon's tables and switches a bridge's filter off.
 fn meddle(lab: &Lab, node: &FlatfellNode) {
-    let repairs = |kind: &str| node.metrics().expect("metrics").contains(&format!("flatfell_repairs_total{{kind=\"{kind}\"}} 1\n"));
+    let repairs = |kind: &str| {
+        node.metrics().expect("metrics").contains(&format!("flatfell_repairs_total{{kind=\"{kind}\"}} 1\n"))
+    };
     let wait = |kind: &str| {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !repairs(kind) {
@@ -93,7 +96,8 @@ fn read(lab: &Lab, node: &FlatfellNode) -> Reading {
     let rss: f64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("threads").flatten();
     let ran = |task: fs::DirEntry| fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-    let ran: f64 = threads.map(|task| ran(task).split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or(0.0)).sum();
+    let ran: f64 =
+        threads.map(|task| ran(task).split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or(0.0)).sum();
     let files = fs::read_dir(format!("/proc/{process}/fd")).expect("descriptors").count();
     let started = fs::metadata(format!("/proc/{process}")).and_then(|entry| entry.modified()).expect("a start");
     Reading {
@@ -121,7 +125,9 @@ fn objects(lab: &Lab) -> Vec<(&'static str, f64)> {
     let listing: Value = serde_json::from_str(&listing).expect("JSON");
     let all = listing["nftables"].as_array().expect("objects");
     let ours = |object: &Value, key: &str| {
-        object[key][if key == "table" { "name" } else { "table" }].as_str().is_some_and(|name| name.starts_with("flatfell-"))
+        object[key][if key == "table" { "name" } else { "table" }]
+            .as_str()
+            .is_some_and(|name| name.starts_with("flatfell-"))
     };
     let count = |keys: &[&str]| {
         let count = all.iter().filter(|object| keys.iter().any(|key| ours(object, key))).count();
@@ -235,6 +241,12 @@ fn each_query_says_what_was_sent() {
     }
     let places: BTreeSet<&str> = answers.iter().map(|(_, query)| query.place.as_str()).collect();
     let stale: Vec<_> = table.keys().filter(|place| !places.contains(*place)).collect();
-    assert!(wrong.is_empty() && stale.is_empty(), "{} of {}:\n{}\nwithout a query: {stale:?}", wrong.len(), table.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty() && stale.is_empty(),
+        "{} of {}:\n{}\nwithout a query: {stale:?}",
+        wrong.len(),
+        table.len(),
+        wrong.join("\n")
+    );
     println!("{} queries say what was sent", answers.len() + recorded.len());
 }

@@ -29,7 +29,9 @@ fn main() -> anyhow::Result<()> {
     if sizes.is_empty() {
         sizes.push(10_000);
     }
-    println!("| rules | series | answer | CPU of a scrape | of it system | a change without scrapes | with scrapes all the time |");
+    println!(
+        "| rules | series | answer | CPU of a scrape | of it system | a change without scrapes | with scrapes all the time |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for rules in sizes {
         measure(rules)?;

@@ -15,14 +15,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::counting::Counting;
 use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
-use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
+use super::{Command, EngineConfig, EngineError, Published};
 use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
-use crate::netlink::NetlinkError;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +39,7 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 /// What the thread is given.
 pub(super) struct Parts {
     pub(super) config: EngineConfig,
+    pub(super) counting: Arc<Counting>,
     pub(super) lock: Lock,
     pub(super) inbox: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
@@ -94,7 +95,7 @@ enum Turn {
 
 impl Worker {
     fn open(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { config, lock, inbox, wake, status, gone } = parts;
+        let Parts { config, counting, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
             status,
@@ -102,7 +103,7 @@ impl Worker {
             links: Links::open()?,
             lookout: LookoutThread::start(Arc::clone(&wake))?,
             wake,
-            reconciler: Reconciler::open(config)?,
+            reconciler: Reconciler::open(config, counting)?,
             wanted: None,
             waiting: Batch::default(),
             due: None,
@@ -171,18 +172,10 @@ impl Worker {
                     self.reconciler.take_over();
                     self.due = Some(Instant::now());
                 }
-                Ok(Command::Counters(answer)) => {
-                    // Whoever asked may have given up.
-                    let _ = answer.send(self.counters());
-                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Turn::Stop,
                 Err(TryRecvError::Empty) => return Turn::GoOn,
             }
         }
-    }
-
-    fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
-        self.reconciler.counters()
     }
 
     /// Takes in what changed on the node's interfaces.
@@ -221,12 +214,7 @@ impl Worker {
         let (v4, v6) = families(&addresses);
         let pod_bridges = self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses);
         self.reconciler.upkeep().see_bridges(&pod_bridges);
-        self.lookout.look(Known {
-            pod_bridges,
-            ipvs: self.links.exists(IPVS_INTERFACE),
-            v4,
-            v6,
-        })
+        self.lookout.look(Known { pod_bridges, ipvs: self.links.exists(IPVS_INTERFACE), v4, v6 })
     }
 
     /// Everything reads what stands here.

@@ -97,7 +97,8 @@ pub fn to_text(open: &str, families: &[Family]) -> String {
     for line in open.lines() {
         let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
         let name = described.and_then(|line| line.split(' ').next());
-        let is_counter = |name: &&str| families.iter().any(|family| family.name == *name && family.kind == Kind::Counter);
+        let is_counter =
+            |name: &&str| families.iter().any(|family| family.name == *name && family.kind == Kind::Counter);
         match name.filter(is_counter) {
             Some(name) => {
                 let (before, behind) = line.split_at("# HELP ".len() + name.len());
@@ -167,7 +168,10 @@ mod tests {
             (Some("application/openmetrics-text;q=0"), Format::Text),
             (Some("application/openmetrics-text;q=2"), Format::Text),
             (Some("application/openmetrics-text;version=9.0.0"), Format::Text),
-            (Some("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=0.7,text/plain;q=0.3"), Format::Text),
+            (
+                Some("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=0.7,text/plain;q=0.3"),
+                Format::Text,
+            ),
             (Some("image/png"), Format::Text),
             (Some(",;q=,=/"), Format::Text),
         ] {

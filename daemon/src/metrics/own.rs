@@ -215,16 +215,16 @@ impl Own {
     }
 
     fn policy(&self, out: &mut Out<'_, '_>) -> fmt::Result {
-        out.many(&all::PODS, self.pods().into_iter().map(|((direction, isolation), count)| {
-            ([direction.to_string(), isolation.to_owned()], count)
-        }))?;
+        out.many(
+            &all::PODS,
+            self.pods()
+                .into_iter()
+                .map(|((direction, isolation), count)| ([direction.to_string(), isolation.to_owned()], count)),
+        )?;
         let modes = self.source.policies.modes();
         out.many(&all::POLICIES, modes.map(|(mode, count)| (["networkpolicy".to_owned(), mode.to_owned()], count)))?;
         let refused = self.source.refused.iter();
-        out.many(
-            &all::POLICY_INVALID,
-            refused.map(|policy| ([policy.namespace.clone(), policy.name.clone()], true)),
-        )?;
+        out.many(&all::POLICY_INVALID, refused.map(|policy| ([policy.namespace.clone(), policy.name.clone()], true)))?;
         let problems = [Severity::Error, Severity::Warning].map(|severity| {
             let count = self.source.problems.iter().filter(|problem| problem.severity == severity).count();
             (word(severity.word()), count)

@@ -122,8 +122,7 @@ mod tests {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let age = now.saturating_sub(read.started.expect("a start"));
         let elapsed = process::Command::new("ps").args(["-o", "etimes=", "-p", &process::id().to_string()]).output();
-        let elapsed: u64 =
-            String::from_utf8_lossy(&elapsed.expect("procps").stdout).trim().parse().expect("seconds");
+        let elapsed: u64 = String::from_utf8_lossy(&elapsed.expect("procps").stdout).trim().parse().expect("seconds");
         assert!(age.as_secs().abs_diff(elapsed) <= 2, "{age:?} {elapsed}");
     }
 }

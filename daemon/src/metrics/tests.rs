@@ -111,7 +111,7 @@ fn series() -> Series {
     let totals = all.each_ref().map(|_| Some(CounterValue { packets: 1, bytes: 60 }));
     let meanings = Arc::new((0..).zip(all).map(|(number, meaning): (u8, _)| (number.to_string(), meaning)).collect());
     let mut series = Series::default();
-    series.update(&meanings, &totals, Instant::now());
+    series.update(&meanings, &totals);
     series.isolate(status().enforced.as_ref());
     series
 }
@@ -171,7 +171,8 @@ fn each_metric_of_the_catalogue_is_exported_and_no_other() {
 #[test]
 fn both_formats_say_the_same() {
     let series = |text: &str| -> BTreeSet<String> {
-        let moving = |line: &&str| !line.starts_with('#') && !line.contains("_seconds ") && !line.starts_with("process_");
+        let moving =
+            |line: &&str| !line.starts_with('#') && !line.contains("_seconds ") && !line.starts_with("process_");
         text.lines().filter(moving).filter(|line| !line.contains("silence")).map(str::to_owned).collect()
     };
     let (text, open) = (exposition(Format::Text), exposition(Format::OpenMetrics));

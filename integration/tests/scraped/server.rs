@@ -88,7 +88,8 @@ impl<'a> Prometheus<'a> {
         let body = format!("query={}", encoded(query));
         let outside = self.lab.netns(Place::Outside).map_err(|error| error.to_string())?;
         let answer = outside.run(|| ask(&body)).map_err(|error| error.to_string())?;
-        let answer: Value = answer.and_then(|text| Ok(serde_json::from_str(&text)?)).map_err(|error| error.to_string())?;
+        let answer: Value =
+            answer.and_then(|text| Ok(serde_json::from_str(&text)?)).map_err(|error| error.to_string())?;
         let data = &answer["data"];
         match (answer["status"].as_str(), data["resultType"].as_str()) {
             (Some("success"), Some("vector")) => data["result"].as_array().into_iter().flatten().map(sample).collect(),

@@ -63,7 +63,8 @@ pub fn check(expect: &Expect, answer: &[Sample]) -> Result<(), String> {
             _ => return Err(format!("{labels:?} must be {value:?}: {found:?}")),
         }
     }
-    let is_more = |sample: &&Sample| sample.value != 0.0 && !expected.iter().any(|(labels, _)| *labels == sample.labels);
+    let is_more =
+        |sample: &&Sample| sample.value != 0.0 && !expected.iter().any(|(labels, _)| *labels == sample.labels);
     match answer.iter().find(is_more) {
         Some(more) => Err(format!("{more:?} is not expected")),
         None => Ok(()),
@@ -124,7 +125,8 @@ fn latency() -> Expect {
 /// By place; a query without an entry fails the test, and so does an entry without a query.
 pub fn table(facts: &Facts) -> BTreeMap<&'static str, Expect> {
     let mut table = BTreeMap::new();
-    for part in [in_force(facts), traffic(facts), policy(facts), node(facts), daemon(facts), alerts(), recorded(facts)] {
+    for part in [in_force(facts), traffic(facts), policy(facts), node(facts), daemon(facts), alerts(), recorded(facts)]
+    {
         for (place, expect) in part {
             assert!(table.insert(place, expect).is_none(), "{place} stands twice");
         }
@@ -179,7 +181,8 @@ fn ratios(facts: &Facts) -> Expect {
 fn traffic(facts: &Facts) -> Part {
     let bytes = allowed_bytes();
     let connections = f64::from(CONNECTIONS);
-    let busiest = |policy, direction, rule| [("namespace", "shop"), ("policy", policy), ("direction", direction), ("rule", rule)];
+    let busiest =
+        |policy, direction, rule| [("namespace", "shop"), ("policy", policy), ("direction", direction), ("rule", rule)];
     let isolated = |pod, policy| [("namespace", "shop"), ("pod", pod), ("direction", "ingress"), ("policy", policy)];
     vec![
         ("cluster: Allowed by rules: A", samples([(&SHOP_IN, bytes / WINDOW), (&SHOP_OUT, bytes / WINDOW)])),
@@ -259,10 +262,7 @@ fn node(facts: &Facts) -> Part {
         ("node: Generation: A", one(facts.generation)),
         (
             "node: Dropped by pod: A",
-            samples([
-                (&pod("web"), f64::from(DENIED_WEB) / WINDOW),
-                (&pod("db"), f64::from(DENIED_DB) / WINDOW),
-            ]),
+            samples([(&pod("web"), f64::from(DENIED_WEB) / WINDOW), (&pod("db"), f64::from(DENIED_DB) / WINDOW)]),
         ),
         (
             "node: Allowed by rules: A",
