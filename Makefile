@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips away mutants bench cold-start scrape image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start scrape image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -44,6 +44,11 @@ flips: deps
 away: deps fixture
 	cargo build --quiet --workspace --bins
 	FLATFELL_AWAY=120 cargo test --package flatfell-integration --test cluster_source -- --nocapture away
+
+# 200 changes, restarts and kills under traffic, counted; `make test` makes forty.
+churn: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture
 
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps

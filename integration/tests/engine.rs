@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flatfell::engine::{Cleanup, EngineConfig, EngineError};
@@ -14,6 +15,7 @@ use flatfell_integration::{Lab, LabConfig, Netns, Place, Probe};
 use flatfell_rules::compile::{Layout, Slot, compile};
 use flatfell_rules::diff::plan;
 use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::ids::Ids;
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
@@ -208,9 +210,13 @@ fn edits_of_others_are_put_right() {
 
 /// The blocks of a listing of generation 2, as they would be in this one; nft shows its bits in the mask as well.
 fn in_generation(listing: &str, generation: u8) -> BTreeSet<String> {
-    let mark = |rest: &str| (format!("0x02{rest}"), format!("0x{generation:02x}{rest}"));
-    let swap = |text: String, (old, new): (String, String)| text.replace(&old, &new);
-    blocks(&[mark("000000"), mark("ffffff")].into_iter().fold(listing.to_owned(), swap))
+    // The bit beside the generation says that both halves have an id.
+    let top = |generation: u8, bit: u8| format!("0x{:02x}", generation << 1 | bit);
+    let marks = ["000000", "ffffff"].into_iter().flat_map(|rest| [(0, rest), (1, rest)]);
+    let swap = |text: String, (bit, rest): (u8, &str)| {
+        text.replace(&format!("{}{rest}", top(2, bit)), &format!("{}{rest}", top(generation, bit)))
+    };
+    blocks(&marks.fold(listing.to_owned(), swap))
 }
 
 /// One daemon a network namespace, and one in each.
@@ -348,6 +354,7 @@ fn random_walk() {
             layout.slot = layout.slot.other();
         }
         let effective = effective(&now);
+        layout.ids = Arc::new(Ids::fresh(&effective));
         let want = compile(&effective, &layout).ruleset;
         let next = Layout { generation: layout.generation.next(), ..layout.clone() };
         let change = plan(&fake.ruleset, &want, || compile(&effective, &next).ruleset);

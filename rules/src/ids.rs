@@ -202,6 +202,12 @@ impl Allocator {
         usize::from(self.limit)
     }
 
+    /// Whether a claim got none and would get one now.
+    pub fn could_give(&self) -> bool {
+        let free = |space: &Space| space.given.len() + space.retired.len() < usize::from(self.limit);
+        [&self.ingress, &self.egress].into_iter().any(|space| space.without > 0 && free(space))
+    }
+
     /// How many claims got none.
     pub fn without(&self) -> usize {
         self.ingress.without + self.egress.without
@@ -283,7 +289,9 @@ mod tests {
         assert_eq!((ids(&now), allocator.without()), (vec![("b", 2)], 1));
         assert_eq!(now.retired().collect::<Vec<_>>(), [1]);
         assert_eq!(allocator.used(Direction::Ingress), 2);
+        assert!(!allocator.could_give());
         allocator.release();
+        assert!(allocator.could_give());
         let now = allocator.assign(&claims(&["b", "c"]));
         assert_eq!((ids(&now), allocator.without()), (vec![("b", 2), ("c", 1)], 0));
         assert_eq!(now.retired().count(), 0);

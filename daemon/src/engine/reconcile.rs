@@ -109,7 +109,9 @@ impl Reconciler {
                 self.status.enforced = Some(Arc::clone(wanted));
                 self.status.generation = self.generation.number();
                 self.status.slot = self.slot.table_name();
-                (self.bridge_fault.is_some() || self.sweep_fault.is_some()).then_some(LAST_RETRY)
+                let faulty = self.bridge_fault.is_some() || self.sweep_fault.is_some();
+                // Ids came free for those that have none.
+                if self.allocator.could_give() { Some(FIRST_RETRY) } else { faulty.then_some(LAST_RETRY) }
             }
             Err(error) => {
                 self.failed(&error);

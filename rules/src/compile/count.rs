@@ -43,8 +43,9 @@ pub(super) fn add_sets(table: &mut Builder<'_>, ids: &Ids) {
 
 /// The counter of what is counted for nobody.
 pub(super) fn unattributed(table: &mut Builder<'_>) -> String {
-    let name = "unattributed";
-    table.counter((name, name, name), "packets that passed and count for no rule", CounterMeaning::Unattributed)
+    let name = "unattributed".to_owned();
+    table.named_counter(name.clone(), "packets that passed and count for no rule", CounterMeaning::Unattributed);
+    name
 }
 
 /// Counts by the ids under this mask.

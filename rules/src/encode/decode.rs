@@ -83,7 +83,8 @@ pub fn set(message: &[u8]) -> Option<(TableId, String, Set)> {
     let foreign = key.is_none() || kind.is_none();
     let (kind, interval) = kind.unwrap_or((SetKind::Set, false));
     let comment = if foreign { format!("{FOREIGN} type or flags: {text}") } else { text };
-    let size = set.get_u32(NFTNL_SET_DESC_SIZE);
+    // A limit that somebody gave another set shows when it is full: a table in force is not made anew for it.
+    let size = set.get_u32(NFTNL_SET_DESC_SIZE).filter(|_| kind == SetKind::CounterMap);
     Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, size, comment, elements: BTreeMap::new() }))
 }
 
