@@ -142,9 +142,8 @@ fn configuration(nodes: u8) -> String {
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
     let honor = endpoint["honorLabels"].as_bool().unwrap_or(false);
     assert_eq!(endpoint["path"], "/metrics");
-    let is_node = |rule: &Value| {
-        rule["targetLabel"] == "node" && rule["sourceLabels"][0] == "__meta_kubernetes_pod_node_name"
-    };
+    let is_node =
+        |rule: &Value| rule["targetLabel"] == "node" && rule["sourceLabels"][0] == "__meta_kubernetes_pod_node_name";
     let has_node = endpoint["relabelings"].as_array().is_some_and(|rules| rules.iter().any(is_node));
     let target = |node: u8, address: String| {
         let name = if has_node { format!(", node: node{node}") } else { String::new() };
