@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use flatfell::config::DEFAULT_LISTEN;
 use flatfell_integration::node::FlatfellNode;
-use flatfell_integration::{Flow, Lab, LabConfig, Place, Traffic};
+use flatfell_integration::{Flow, Lab, LabConfig, Place, Probe, Traffic};
 use flatfell_rules::sim::random::Random;
 use serde_json::{Value, json};
 use world::{app, namespace, peer, policy, streams};
@@ -157,15 +157,24 @@ fn change(node: &mut FlatfellNode, random: &mut Random) {
     }
 }
 
+/// A daemon that knows the pods of the lab, with these policies.
+fn start(lab: &Lab, policies: &[Value]) -> FlatfellNode {
+    let pods = [("a", 0), ("b", 1), ("c", 2), ("d", 3)].map(|(name, slot)| app(name, slot, name));
+    let objects: Vec<Value> = pods.into_iter().chain([namespace()]).chain(policies.iter().cloned()).collect();
+    let files: Vec<(String, String)> =
+        objects.iter().enumerate().map(|(number, object)| (format!("{number}.yaml"), text(object))).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    FlatfellNode::start(lab, 1, &files).expect("a daemon")
+}
+
+fn lab() -> Lab {
+    Lab::new(LabConfig { nodes: 1, pods: 4, ..LabConfig::default() }).expect("a lab")
+}
+
 #[test]
 fn nothing_falls_and_nothing_is_missing() {
-    let lab = Lab::new(LabConfig { nodes: 1, pods: 4, ..LabConfig::default() }).expect("a lab");
-    let pods = [("a", 0), ("b", 1), ("c", 2), ("d", 3)];
-    let mut files: Vec<(String, String)> =
-        pods.map(|(name, slot)| (format!("pod-{name}.yaml"), text(&app(name, slot, name)))).into();
-    files.push(("ns.yaml".to_owned(), text(&namespace())));
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let mut node = FlatfellNode::start(&lab, 1, &files).expect("a daemon");
+    let lab = lab();
+    let mut node = start(&lab, &[]);
     let seed = from_environment("FLATFELL_SEED", 1);
     let (mut random, count) = (Random::new(seed), from_environment("FLATFELL_CHURN", 40));
     let (stop, samples, before) = (AtomicBool::new(false), AtomicU64::new(0), counted(&lab));
@@ -193,4 +202,36 @@ fn nothing_falls_and_nothing_is_missing() {
     assert!(samples > count, "too few samples");
     assert_eq!(lost, 0, "all of it is allowed");
     assert_eq!(counted, 2 * (sent + echoed), "each packet counts for both halves");
+}
+
+/// Somebody resets the counters, or flushes everything; then the daemon dies, too.
+#[test]
+fn what_the_kernel_loses_is_carried() {
+    let lab = lab();
+    let mut node = start(&lab, &[policy("a", "a", "ingress", json!([{"from": [peer("b")]}]))]);
+    let space = lab.netns(Place::Node(1)).expect("the node");
+    let probes = [B, 2].map(|from| Probe::udp(Place::pod(1, from), Place::pod(1, A).v4(), 80));
+    let read = || series(&metrics(&lab).expect("metrics"));
+    let mut before = read();
+    for event in ["reset counters", "kill", "flush ruleset", "kill", "reset counters", "reset counters", "kill"] {
+        for _ in 0..10 {
+            lab.probes(&probes).expect("probes");
+        }
+        let grown = read();
+        let sum = |series: &BTreeMap<String, u64>| series.values().sum::<u64>();
+        assert!(sum(&grown) > sum(&before), "before {event}: {grown:?}");
+        if event == "kill" {
+            node.kill9().expect("killed");
+            node.restart().expect("restarted");
+        } else {
+            space.feed("nft", &event.split(' ').collect::<Vec<_>>(), "").expect("nft");
+            node.settle().expect("settled");
+        }
+        let after = read();
+        for (name, then) in &grown {
+            let now = after.get(name).copied();
+            assert!(now.is_some_and(|now| now >= *then), "{event}: {name} went from {then} to {now:?}");
+        }
+        before = after;
+    }
 }

@@ -14,6 +14,8 @@ use flatfell::engine::EngineConfig;
 use flatfell_integration::inprocess::{InProcess, pod, policy};
 use flatfell_integration::{Lab, LabConfig, Place, Probe};
 use flatfell_rules::compile::CounterMeaning;
+use flatfell_rules::index::Change;
+use flatfell_rules::object::ObjectName;
 use flatfell_rules::ruleset::CounterValue;
 use serde_json::{Value, json};
 
@@ -242,8 +244,7 @@ fn what_gets_no_id_counts_for_nobody() {
         packets.sum()
     };
     assert_eq!(all(), 4 * u64::try_from(COUNT).expect("a number"), "each packet once for each half");
-    engine
-        .change(flatfell_rules::index::Change::DeletePolicy(flatfell_rules::object::ObjectName::new("default", "p0")));
+    engine.change(Change::DeletePolicy(ObjectName::new("default", "p1")));
     engine.sync().expect("enforced");
     engine.until("all have ids", |status| status.rule_ids.without == 0).expect("an id for each");
 }

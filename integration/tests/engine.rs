@@ -18,6 +18,7 @@ use flatfell_rules::effective::{Effective, evaluate};
 use flatfell_rules::ids::Ids;
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::mark::Generation;
+use flatfell_rules::names;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::parse;
 use flatfell_rules::ruleset::{Ruleset, TableId, text};
@@ -134,6 +135,44 @@ fn a_restart_changes_nothing() {
     assert_eq!((status.transactions.committed, status.transactions.failed, status.generation), (0, 0, generation));
     assert_eq!(nft(&lab, "-a list ruleset"), before);
     assert_eq!(daemon.packets().unwrap(), counters);
+    drop(daemon);
+}
+
+/// What a version before the ids in ct mark left: its stamps are the whole top byte.
+fn earlier_layout(counter: &str) -> String {
+    format!(
+        "table inet flatfell-1a {{
+          counter {counter} {{ packets 41 bytes 4100; }}
+          set generation {{ type mark; elements = {{ 0x02000000 }}; }}
+          chain forward {{
+            type filter hook forward priority -10; policy accept;
+            ct mark & 0xff000000 == 0x02000000 accept
+            ct mark set ct mark & 0x00ffffff | 0x02000000
+          }}
+        }}
+        table bridge flatfell-1a {{ }}"
+    )
+}
+
+/// Tables of the layout before are taken over: their counters go on, and what they allowed is judged anew.
+#[test]
+fn tables_of_an_earlier_layout_are_taken_over() {
+    let lab = lab();
+    let counter = names::name("drop-ingress", "default/p1", "default/p1");
+    lab.nft(NODE, &earlier_layout(&counter)).unwrap();
+    lab.call_from_bridge(1, true).unwrap();
+    let mut flows = B.addresses().map(|ip| connect(&lab, ip));
+    let daemon = start(&lab, defaults(), &[deny_all("p1")]);
+    daemon.until("ready", |status| status.synced && status.not_ready.is_empty()).unwrap();
+    assert_eq!(nft(&lab, "list tables"), "table inet flatfell-2a\ntable bridge flatfell-2a\n");
+    assert!(daemon.packets().unwrap()[&counter] >= 41, "{:?}", daemon.packets());
+    // The old stamp reads as generation 1, with the bit of two ids off.
+    assert_eq!(daemon.engine.status().generation, 3);
+    let heard = flows.each_mut().map(|(client, server)| {
+        client.write_all(b"x").unwrap();
+        server.read(&mut [0; 8]).is_ok_and(|length| length > 0)
+    });
+    assert_eq!((heard, passes(&lab, A, B)), ([false; 2], vec![false; 2]));
     drop(daemon);
 }
 
