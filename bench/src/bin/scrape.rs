@@ -85,9 +85,8 @@ fn pod_and_policy(number: usize, rules: usize) -> [Value; 2] {
         let block = json!({"ipBlock": {"cidr": format!("172.16.{high}.{low}/32")}});
         json!({peers: [block], "ports": [{"port": 1000 + rule}]})
     };
-    let every_second = |from: usize| -> Vec<Value> {
-        (from..rules.min(first + RULES_OF_POLICY)).step_by(2).map(rule).collect()
-    };
+    let every_second =
+        |from: usize| -> Vec<Value> { (from..rules.min(first + RULES_OF_POLICY)).step_by(2).map(rule).collect() };
     let name = format!("application-{number}");
     let labels = json!({"app": name});
     let address = format!("10.244.{}.{}", 1 + number / 250, number % 250);

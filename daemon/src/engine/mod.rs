@@ -168,6 +168,7 @@ impl Engine {
         let parts = worker::Parts {
             config,
             counting,
+            questions: questions.clone(),
             lock,
             inbox,
             wake: Arc::clone(&wake),

@@ -186,7 +186,7 @@ impl Reconciler {
     }
 
     /// Takes in the counters of the tables in force.
-    pub(super) fn read_counters(&mut self) -> Result<(), NetlinkError> {
+    fn read_counters(&mut self) -> Result<(), NetlinkError> {
         self.counting.take_in(&counting::dump(&mut self.kernel, self.slot)?);
         Ok(())
     }

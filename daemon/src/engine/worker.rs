@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::counting::Counting;
+use super::counting::{Asker, Counting};
 use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
 use super::{Command, EngineConfig, EngineError, Published};
@@ -40,6 +40,7 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Parts {
     pub(super) config: EngineConfig,
     pub(super) counting: Arc<Counting>,
+    pub(super) questions: Sender<Asker>,
     pub(super) lock: Lock,
     pub(super) inbox: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
@@ -69,6 +70,7 @@ struct Worker {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     status: Arc<Published>,
+    questions: Sender<Asker>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
     lookout: LookoutThread,
@@ -95,10 +97,11 @@ enum Turn {
 
 impl Worker {
     fn open(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { config, counting, lock, inbox, wake, status, gone } = parts;
+        let Parts { config, counting, questions, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
             status,
+            questions,
             gone,
             links: Links::open()?,
             lookout: LookoutThread::start(Arc::clone(&wake))?,
@@ -136,8 +139,8 @@ impl Worker {
             }
             if self.read_due <= now {
                 self.read_due = now + READ_EVERY;
-                // What cannot be read now is read the next time, or by whoever asks, who is told why not.
-                let _ = self.reconciler.read_counters();
+                // Nobody waits for the answer; what cannot be read now is read the next time, or by whoever asks.
+                let _ = self.questions.send(channel().0);
             }
             if self.look_due <= now {
                 self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
