@@ -71,11 +71,11 @@ impl Metrics {
     pub fn render(&self, state: &State, format: Format) -> Result<String, fmt::Error> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match state.counters() {
-            Ok((meanings, totals)) => {
-                kept.series.update(&meanings, &totals, now);
-                kept.logged = LoggedPackets::of(meanings.values().zip(&totals));
-                kept.read = now;
+        match state.engine.counters() {
+            Ok(snapshot) => {
+                kept.series.update(&snapshot.meanings, &snapshot.totals);
+                kept.logged = LoggedPackets::of(snapshot.meanings.values().zip(&*snapshot.totals));
+                kept.read = snapshot.read.unwrap_or(kept.read);
             }
             Err(error) => {
                 tracing::warn!(%error, "the counters cannot be read");

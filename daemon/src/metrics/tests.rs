@@ -111,7 +111,7 @@ fn series() -> Series {
     let totals = all.each_ref().map(|_| Some(CounterValue { packets: 1, bytes: 60 }));
     let meanings = Arc::new((0..).zip(all).map(|(number, meaning): (u8, _)| (number.to_string(), meaning)).collect());
     let mut series = Series::default();
-    series.update(&meanings, &totals, Instant::now());
+    series.update(&meanings, &totals);
     series.isolate(status().enforced.as_ref());
     series
 }
