@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start scrape image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench cold-start scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -68,6 +68,11 @@ cold-start: deps fixture
 scrape: deps
 	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
 	./target/release/scrape 1000 10000
+
+# 100,000 denied packets a second: the daemon's share of a core, the latency of other traffic with and without the flow log.
+flood: deps
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/flood 100000
 
 # The image of this machine's architecture, as an OCI archive in target/image; no container engine is needed.
 image: deps

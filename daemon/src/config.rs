@@ -16,6 +16,10 @@ use crate::cluster::Access;
 use crate::engine::EngineConfig;
 use crate::totals;
 
+mod flows;
+
+pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
+
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
 
@@ -64,6 +68,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show pods, isolation, rules and their counters from the running daemon
     Status(StatusArgs),
+    /// Show packets that were denied, or would have been, from the running daemon
+    Flows(FlowsArgs),
     /// Let the running daemon enforce nothing for a while: break-glass, for this node alone
     Pause(PauseArgs),
     /// End a pause: policy is enforced again
@@ -108,6 +114,9 @@ pub struct RunArgs {
     /// Rules and pods that have counters of their own, in each direction; the others count as not attributed
     #[arg(long, value_name = "NUMBER", env = "FLATFELL_RULE_IDS", default_value_t = ID_MAX, value_parser = clap::value_parser!(u16).range(1..=i64::from(ID_MAX)))]
     pub rule_ids: u16,
+    /// The flow log.
+    #[command(flatten)]
+    pub flows: FlowLogArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,
@@ -117,6 +126,7 @@ impl RunArgs {
     /// The engine's part.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
+            flow_log: self.flows.kernel.flow_log(),
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
@@ -237,6 +247,9 @@ pub struct RenderArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// What the rules log.
+    #[command(flatten)]
+    pub flows: FlowRuleArgs,
 }
 
 /// How a ruleset is printed.
@@ -304,6 +317,9 @@ pub enum ConfigError {
     /// No name an interface can have.
     #[error("an interface's name has 1 to 15 bytes, without '/', ':' and white space")]
     Bridge,
+    /// No place for the flow log.
+    #[error("expected off, stdout or the path of a file with its directory, as /var/log/flatfell/flows.json")]
+    FlowLog,
     /// No filter for log lines.
     #[error("expected error, warn, info, debug or trace, or directives as `info,flatfell::manifests=debug`: {0}")]
     LogLevel(String),

@@ -1,6 +1,6 @@
 //! The one owner of what is known: takes in changes, evaluates, hands the result to the engine.
 //!
-//! In: changes from a [`Source`] and addresses whose interface went. Out: an [`Effective`] for each batch of changes that
+//! In: changes from a [`Source`], addresses whose interface went, and questions whose an address is. Out: an [`Effective`] for each batch of changes that
 //! policy can see, and a [`SourceState`] for readers. What always holds: nothing is handed on before the source was read
 //! completely once, and what is handed on depends on current state only. Where an earlier run left rules, what cannot be
 //! read does not take them away at once: it is waited for, though not for ever.
@@ -17,6 +17,7 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 
 use crate::batch::Batch;
+use crate::flows::Question;
 use crate::state::{PolicyCounts, SourceState};
 
 /// How long the rules of an earlier run stay in force while something cannot be read: long enough for a file that is being
@@ -67,6 +68,8 @@ pub struct Controller<S, E> {
     hold_end: Option<Instant>,
     /// Whether anything was handed on.
     is_begun: bool,
+    /// Questions about what is known.
+    questions: Option<mpsc::UnboundedReceiver<Question>>,
 }
 
 impl<S: Source, E: Enforce> Controller<S, E> {
@@ -81,6 +84,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
             holding: false,
             hold_end: None,
             is_begun: false,
+            questions: None,
         }
     }
 
@@ -91,12 +95,19 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         self
     }
 
+    /// Answers these questions, between two steps.
+    pub fn answering(mut self, questions: mpsc::UnboundedReceiver<Question>) -> Self {
+        self.questions = Some(questions);
+        self
+    }
+
     /// Follows the source until the caller drops this.
     pub async fn run(&mut self, gone: &mut mpsc::UnboundedReceiver<IpAddr>) {
         loop {
             let end = self.hold_end.filter(|_| self.holding);
             tokio::select! {
                 () = self.source.changed() => block_in_place(|| self.step()),
+                Some(question) = next(&mut self.questions) => question.answer(&self.index),
                 Some(address) = gone.recv() => block_in_place(|| self.interface_gone(address)),
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => block_in_place(|| self.give_up()),
             }
@@ -165,6 +176,11 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         tracing::debug!(pods = effective.pods.len(), "policy changed");
         self.engine.enforce(Arc::new(effective), batch);
     }
+}
+
+/// The next question, if anybody can ask.
+async fn next(questions: &mut Option<mpsc::UnboundedReceiver<Question>>) -> Option<Question> {
+    questions.as_mut()?.recv().await
 }
 
 #[cfg(test)]

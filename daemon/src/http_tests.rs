@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use flatfell_rules::compile::{CounterMeaning, Guard};
 use flatfell_rules::effective::{Effective, EffectivePod, Fallback, Isolation, RuleIdentity};
@@ -36,7 +37,7 @@ impl EngineView for Memory {
         if self.is_broken.load(Ordering::SeqCst) {
             return Err(EngineError::Silent);
         }
-        Ok(self.counters.lock().expect("counters").clone())
+        Ok(CounterSnapshot { read: Some(Instant::now()), ..self.counters.lock().expect("counters").clone() })
     }
 }
 
@@ -72,7 +73,6 @@ fn effective() -> Effective {
 }
 
 fn memory() -> Arc<Memory> {
-    let values = ["r1", "d1", "w1", "g1", "g2"].into_iter().zip(1..);
     let mut transactions = TransactionStats { committed: 3, failed: 1, ..TransactionStats::default() };
     transactions.latency.observe(0.002);
     Arc::new(Memory {
@@ -89,10 +89,10 @@ fn memory() -> Arc<Memory> {
             rule_ids: RuleIds::default(),
         }),
         counters: Mutex::new(CounterSnapshot {
-            values: values
-                .map(|(name, packets)| (name.to_owned(), CounterValue { packets, bytes: packets * 60 }))
-                .collect(),
             meanings: Arc::new(meanings()),
+            // In the order of the names: d1, g1, g2, r1, w1.
+            totals: [2, 4, 5, 1, 3].map(|packets| Some(CounterValue { packets, bytes: packets * 60 })).into(),
+            read: None,
         }),
         is_broken: AtomicBool::new(false),
     })
@@ -120,6 +120,7 @@ impl Lab {
             engine: engine.clone(),
             metrics: Arc::default(),
             unprotected: Arc::default(),
+            flows: Arc::default(),
         };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let address = server.address;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod controller;
 pub mod engine;
+pub mod flows;
 pub mod histogram;
 pub mod http;
 pub mod kernel;

@@ -3,27 +3,22 @@
 //! In: what the [`crate::controller`] publishes about the source, and the engine's own snapshots. Out: a [`State`] that
 //! HTTP and metrics read at the moment they are asked. What always holds: readers change nothing.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::effective::RuleIdentity;
 use flatfell_rules::index::Index;
 use flatfell_rules::object::{Mode, ObjectName};
-use flatfell_rules::ruleset::CounterValue;
 use tokio::sync::watch;
 
 use crate::cluster::{OwnNode, WatchState};
 use crate::controller::HOLD;
 use crate::engine::{CounterSnapshot, Engine, EngineError, EngineStatus};
+use crate::flows::Flows;
 use crate::manifests::Severity;
 use crate::metrics::Metrics;
 use crate::pause::Paused;
 use crate::totals::Total;
-
-/// What each counter counts, by its name.
-pub type Meanings = Arc<BTreeMap<String, CounterMeaning>>;
 
 /// What is read of the engine; tests stand in for it.
 pub trait EngineView: Send + Sync + 'static {
@@ -185,6 +180,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// How long pods of this node may have run before policy was first in force; known from then on, with an API server.
     pub unprotected: Arc<OnceLock<Duration>>,
+    /// What was denied.
+    pub flows: Arc<Flows>,
 }
 
 impl std::fmt::Debug for State {
@@ -196,31 +193,15 @@ impl std::fmt::Debug for State {
 impl State {
     /// What the counters say. Asks the kernel: may block for a moment.
     pub fn totals(&self) -> Result<Vec<Total>, EngineError> {
-        let CounterSnapshot { values, meanings } = self.engine.counters()?;
-        let total = |(name, meaning): (&String, &CounterMeaning)| {
-            Some(Total { meaning: meaning.clone(), value: *values.get(name)? })
-        };
-        Ok(meanings.iter().filter_map(total).collect())
-    }
-
-    /// What each counter counts, and the totals in that order; `None` for one that was never read. Asks the kernel: may
-    /// block for a moment.
-    pub fn counters(&self) -> Result<(Meanings, Vec<Option<CounterValue>>), EngineError> {
-        let CounterSnapshot { values, meanings } = self.engine.counters()?;
-        // Both are in the same order: no look-ups.
-        let mut values = values.into_iter().peekable();
-        let totals = meanings.keys().map(|name| {
-            while values.next_if(|(other, _)| other < name).is_some() {}
-            values.next_if(|(other, _)| other == name).map(|(_, value)| value)
-        });
-        let totals = totals.collect();
-        Ok((meanings, totals))
+        let snapshot = self.engine.counters()?;
+        Ok(snapshot.iter().map(|(_, meaning, value)| Total { meaning: meaning.clone(), value }).collect())
     }
 
     /// What an operator should read though it does not make the daemon unready: a pause, what may bypass policy.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.paused.borrow().notes();
         notes.extend(self.engine.status().warnings.iter().cloned());
+        notes.extend(self.flows.fault());
         notes
     }
 

@@ -12,6 +12,7 @@ use flatfell_rules::policy::Direction;
 use flatfell_rules::ruleset::CounterValue;
 use serde::{Deserialize, Serialize};
 
+use crate::flows::DenialReport;
 use crate::manifests::Severity;
 
 use crate::state::{State, rule_id};
@@ -48,6 +49,8 @@ pub struct Report {
     pub rules: Vec<RuleReport>,
     /// What was dropped on ways round policy.
     pub guards: BTreeMap<String, Traffic>,
+    /// What is denied most, of the last minutes.
+    pub denials: Vec<DenialReport>,
     /// Transactions with the kernel.
     pub transactions: Transactions,
     /// Why the counters are missing, if they are.
@@ -164,7 +167,7 @@ pub fn report(state: &State) -> Report {
         node: state.node.to_string(),
         ready: not_ready.is_empty(),
         not_ready,
-        warnings: status.warnings.clone(),
+        warnings: status.warnings.iter().cloned().chain(state.flows.fault()).collect(),
         paused_until: paused.until.map(|until| until.to_string()),
         notes: paused.notes(),
         generation: status.generation,
@@ -174,6 +177,7 @@ pub fn report(state: &State) -> Report {
         pods: status.enforced.as_deref().map(|effective| pods(effective, &totals)).unwrap_or_default(),
         rules: rules(&totals),
         guards: guards(&totals),
+        denials: state.flows.denials(),
         transactions: Transactions {
             committed: status.transactions.committed,
             failed: status.transactions.failed,

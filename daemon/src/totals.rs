@@ -118,14 +118,32 @@ impl Totals {
 
     /// Takes in what was read. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
     pub fn read(&mut self, values: &BTreeMap<String, CounterValue>) -> Result<(), TotalsError> {
+        // Both are in the same order: no look-ups.
+        let mut known = self.seen.iter_mut().peekable();
+        let mut new = Vec::new();
         for (name, value) in values {
-            self.unsaved |= self.seen.entry(name.clone()).or_default().read(*value);
+            while known.next_if(|(other, _)| *other < name).is_some() {}
+            match known.next_if(|(other, _)| *other == name) {
+                Some((_, seen)) => self.unsaved |= seen.read(*value),
+                None => new.push((name.clone(), Seen { last: *value, ..Seen::default() })),
+            }
         }
+        self.seen.extend(new);
         if self.seen.len() > values.len().saturating_add(GONE_MAX) {
             self.seen.retain(|name, _| values.contains_key(name));
             self.unsaved = true;
         }
         self.save()
+    }
+
+    /// What counters add up to, whose names come in order; `None` for one that was never read.
+    pub fn of<'a>(&self, names: impl Iterator<Item = &'a String>) -> Vec<Option<CounterValue>> {
+        let mut seen = self.seen.iter().peekable();
+        let total = |name: &String| {
+            while seen.next_if(|(other, _)| *other < name).is_some() {}
+            seen.next_if(|(other, _)| *other == name).map(|(_, seen)| seen.total())
+        };
+        names.map(total).collect()
     }
 
     /// What a counter adds up to; `None` for one that was never read.

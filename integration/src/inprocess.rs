@@ -112,15 +112,16 @@ impl InProcess {
     /// Packets by counter.
     pub fn packets(&self) -> Result<BTreeMap<String, u64>> {
         let snapshot = self.engine.counters()?;
-        Ok(snapshot.values.into_iter().map(|(name, value)| (name, value.packets)).collect())
+        Ok(snapshot.iter().map(|(name, _, value)| (name.clone(), value.packets)).collect())
     }
 
     /// Packets that a guard has dropped.
     pub fn guarded(&self, guard: Guard) -> Result<u64> {
         let snapshot = self.engine.counters()?;
-        let mut names = snapshot.meanings.iter().filter(|(_, meaning)| **meaning == CounterMeaning::Guard(guard));
-        let Some((name, _)) = names.next() else { return Ok(0) };
-        Ok(snapshot.values.get(name).with_context(|| format!("no value of {name}"))?.packets)
+        let is_of_guard = |meaning: &CounterMeaning| *meaning == CounterMeaning::Guard(guard);
+        let Some((name, _)) = snapshot.meanings.iter().find(|(_, meaning)| is_of_guard(meaning)) else { return Ok(0) };
+        let found = snapshot.iter().find(|(_, meaning, _)| is_of_guard(meaning));
+        Ok(found.with_context(|| format!("no value of {name}"))?.2.packets)
     }
 }
 

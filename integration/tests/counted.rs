@@ -64,8 +64,8 @@ fn word(meaning: &CounterMeaning) -> Option<String> {
 
 fn counters(engine: &InProcess) -> BTreeMap<String, CounterValue> {
     let snapshot = engine.engine.counters().expect("counters");
-    let value = |name: &String| snapshot.values.get(name).copied().unwrap_or_default();
-    snapshot.meanings.iter().filter_map(|(name, meaning)| Some((word(meaning)?, value(name)))).collect()
+    let all = snapshot.meanings.values().zip(&snapshot.totals);
+    all.filter_map(|(meaning, total)| Some((word(meaning)?, total.unwrap_or_default()))).collect()
 }
 
 /// What counted meanwhile; what did not is absent.

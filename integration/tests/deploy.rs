@@ -96,7 +96,12 @@ fn it_may_list_and_watch_what_it_watches() {
         assert_eq!(json!(rules[..2]), watched, "{variant}");
         let more = &rules[2..];
         let patch = json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]});
-        let expected: &[Value] = if variant == "startup-taint" { &[patch] } else { &[] };
+        let create = json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]});
+        let expected: &[Value] = match variant {
+            "startup-taint" => &[patch],
+            "events" => &[create],
+            _ => &[],
+        };
         assert_eq!(more, expected, "{variant}");
         assert_eq!(objects["ServiceAccount flatfell"]["automountServiceAccountToken"], false, "{variant}");
         let mounted = variant != "uninstall";
@@ -125,6 +130,7 @@ fn the_program_takes_the_arguments() {
             ("FLATFELL_API_SERVER", "--api-server"),
             ("FLATFELL_POD_BRIDGES", "--pod-bridge"),
             ("FLATFELL_STARTUP_TAINT", "--startup-taint"),
+            ("FLATFELL_FLOW_LOG", "--flow-log"),
         ];
         let settings = settings.iter().filter_map(|(variable, flag)| Some((flag, environment(&objects, variable)?)));
         let settings: Vec<String> = settings.map(|(flag, value)| format!("{flag}={value}")).collect();
@@ -168,6 +174,11 @@ fn the_chart_follows_the_release_and_its_settings() {
     assert_eq!(environment(&set, "FLATFELL_TERMINATING"), Some("forget"));
     assert_eq!(environment(&set, "FLATFELL_LOG_LEVEL"), Some("debug"));
     assert_eq!(environment(&set, "FLATFELL_POD_BRIDGES"), Some("cni0,br1"));
+    let logged = objects(&helm(&["--set", "flowLog.output=stdout,flowLog.rate=0,flowLog.podRate=7"]).expect("helm"));
+    assert_eq!(environment(&logged, "FLATFELL_FLOW_LOG"), Some("stdout"));
+    assert_eq!(environment(&logged, "FLATFELL_FLOW_LOG_RATE"), Some("0"));
+    assert_eq!(environment(&logged, "FLATFELL_FLOW_LOG_POD_RATE"), Some("7"));
+    assert_eq!(environment(&plain, "FLATFELL_FLOW_LOG_RATE"), None);
 }
 
 #[test]
@@ -179,6 +190,8 @@ fn wrong_values_are_refused_before_anything_is_applied() {
         ("established=drop", "established"),
         ("apiServer=10.0.0.1:6443", "apiServer"),
         ("podBridges={a/b}", "podBridges"),
+        ("flowLog.output=stdot", "output"),
+        ("flowLog.podRate=0", "podRate"),
         ("apiserver=https://10.0.0.1", "apiserver"),
         ("image.digest=latest", "digest"),
     ] {

@@ -274,8 +274,8 @@ fn peers_are_relabelled() {
 /// Packets that rules of policy have decided.
 fn counted(world: &World) -> u64 {
     let snapshot = world.engine.counters().expect("counters");
-    let decided = |name: &String| matches!(snapshot.meanings.get(name), Some(CounterMeaning::Rule { .. }));
-    snapshot.values.iter().filter(|(name, _)| decided(name)).map(|(_, value)| value.packets).sum()
+    let decided = snapshot.iter().filter(|(_, meaning, _)| matches!(meaning, CounterMeaning::Rule { .. }));
+    decided.map(|(_, _, value)| value.packets).sum()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::effective::{Effective, RuleIdentity};
 use crate::ids::Ids;
 use crate::mark::Generation;
+use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ruleset::{Family, Ruleset, TableId};
@@ -18,6 +19,7 @@ mod base;
 mod count;
 #[cfg(test)]
 mod counting_tests;
+mod log;
 mod pod;
 mod sets;
 mod switched;
@@ -91,6 +93,17 @@ pub struct Layout {
     pub switched: Switched,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
+    /// Where denials are logged; `None` for nowhere.
+    pub flow_log: Option<FlowLog>,
+}
+
+/// Where denials are logged, and how many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLog {
+    /// The NFLOG group.
+    pub group: u16,
+    /// Packets a second at most, for each verdict and direction; as many may come at once.
+    pub rate: u32,
 }
 
 impl Default for Layout {
@@ -103,6 +116,7 @@ impl Default for Layout {
             ports: BTreeSet::new(),
             switched: Switched::default(),
             own_node_egress: true,
+            flow_log: None,
         }
     }
 }
@@ -170,6 +184,31 @@ pub enum CounterMeaning {
     },
     /// Packets that no policy speaks of and that are a way round it.
     Guard(Guard),
+    /// Denied and audited packets, as the flow log got them or not.
+    FlowLog(Logged),
+}
+
+/// What became of a denied or audited packet in the kernel's part of the flow log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Logged {
+    /// It was given to the log's group.
+    Sent,
+    /// It was beyond the rate.
+    BeyondRate,
+}
+
+impl Logged {
+    /// The name of its counter, the same in every table.
+    pub fn counter(self) -> String {
+        names::name("flow-log", self.word(), self.word())
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::BeyondRate => "beyond-rate",
+        }
+    }
 }
 
 /// The ways round policy that are closed before any rule.

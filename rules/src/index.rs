@@ -91,6 +91,8 @@ pub struct Index {
     ghosts: BTreeMap<PodId, Pod>,
     /// Who names an address as its own; nearly always one.
     claims: HashMap<IpAddr, Vec<Arc<Pod>>>,
+    /// Pods that use their node's network, by the node's addresses.
+    on_hosts: HashMap<IpAddr, Vec<Arc<Pod>>>,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
     labels: Interner,
@@ -205,8 +207,17 @@ impl Index {
 
     /// The pod an address belongs to: not terminal before terminal, then the newest, then the smallest UID.
     pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        let claims = self.claims.get(&address)?;
-        claims.iter().map(AsRef::as_ref).min_by_key(|pod| rank(pod))
+        self.shared_owner(address).map(AsRef::as_ref)
+    }
+
+    /// The same, to be kept.
+    pub fn shared_owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.claims.get(&address)?.iter().min_by_key(|pod| rank(pod))
+    }
+
+    /// The node that has an address, as far as pods in its network tell.
+    pub fn node_at(&self, address: IpAddr) -> Option<&str> {
+        self.on_hosts.get(&address)?.iter().min_by_key(|pod| rank(pod))?.node.as_deref()
     }
 
     /// The addresses a pod in the API owns, sorted; a ghost's are not among them.
@@ -269,10 +280,9 @@ impl Index {
     fn insert_pod(&mut self, pod: Pod) {
         let addresses = pod.addresses.clone();
         let pod = Arc::new(Pod { labels: self.labels.share(&pod.labels), ..pod });
-        if !pod.host_network {
-            for address in &addresses {
-                self.claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&pod));
-            }
+        let claims = if pod.host_network { &mut self.on_hosts } else { &mut self.claims };
+        for address in &addresses {
+            claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&pod));
         }
         self.pods.insert(ByName(pod));
         for address in addresses {
@@ -282,11 +292,12 @@ impl Index {
 
     fn remove_pod(&mut self, name: &ObjectName) -> Option<Pod> {
         let ByName(pod) = self.pods.take(name)?;
+        let all = if pod.host_network { &mut self.on_hosts } else { &mut self.claims };
         for address in &pod.addresses {
-            if let Some(claims) = self.claims.get_mut(address) {
+            if let Some(claims) = all.get_mut(address) {
                 claims.retain(|claim| claim.name != *name);
                 if claims.is_empty() {
-                    self.claims.remove(address);
+                    all.remove(address);
                 }
             }
         }

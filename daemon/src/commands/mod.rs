@@ -5,6 +5,7 @@
 
 mod check;
 mod cleanup;
+mod flows;
 mod pause;
 mod render;
 mod run;
@@ -26,6 +27,7 @@ pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Render(args) => render::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::Status(args) => status::execute(&args),
+        Command::Flows(args) => flows::execute(&args),
         Command::Pause(args) => pause::pause(&args),
         Command::Resume(args) => pause::resume(&args),
         Command::Cleanup(args) => cleanup::execute(&args),

@@ -31,6 +31,7 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     let layout = Layout {
         bridges: args.pod_bridges.iter().cloned().collect(),
         own_node_egress: args.own_node_egress == OwnNodeEgress::Enforce,
+        flow_log: args.flows.flow_log(),
         ids: Arc::new(Ids::fresh(&effective)),
         ..Layout::default()
     };

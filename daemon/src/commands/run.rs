@@ -21,9 +21,10 @@ use tokio::task::{JoinSet, block_in_place};
 use crate::batch::Batch;
 use crate::cluster::{self, Cluster, Patience};
 use crate::config::{RunArgs, Terminating};
-use crate::control::{Answer, Handler, Request, Socket};
+use crate::control::{Answer, Handler, Reply, Request, Socket};
 use crate::controller::{Controller, Enforce, Source};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, EngineConfig};
+use crate::flows::{self, Flows, Names, Reader};
 use crate::http::Server;
 use crate::manifests::Manifests;
 use crate::memory;
@@ -76,14 +77,22 @@ async fn serve<S: Source>(
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let server = Server::bind(args.listen).await?;
     let source = source.await?;
-    let engine = Arc::new(Engine::start(args.engine())?);
+    let flow_config = args.flows.config();
+    let engine_config = args.engine();
+    let opened = flows::open(&flow_config, engine_config.carried.clone())?;
+    let engine = Arc::new(Engine::start(EngineConfig { flow_log: opened.kernel, ..engine_config })?);
     // The lock is held now: what lies in the run directory is nobody's who runs here.
     let socket = Socket::bind(&args.control.run_dir)?;
     // Before anything is submitted: what is there now is of an earlier run.
     let has_earlier_rules = engine::tables_exist()?;
     let (sender, published) = watch::channel(Arc::new(source.state()));
-    let control =
-        Arc::new(Control { pause: Pause::new(Arc::clone(&engine)), source: published.clone(), stop: Notify::new() });
+    let flows = Arc::new(Flows::default());
+    let control = Arc::new(Control {
+        pause: Pause::new(Arc::clone(&engine)),
+        source: published.clone(),
+        flows: Arc::clone(&flows),
+        stop: Notify::new(),
+    });
     tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
     let state = State {
@@ -93,8 +102,27 @@ async fn serve<S: Source>(
         engine: engine.clone(),
         metrics: Arc::new(Metrics::new(args.metrics_series_max)),
         unprotected: Arc::default(),
+        flows: Arc::clone(&flows),
     };
     let mut beside = JoinSet::new();
+    let events = args.flows.events.then(|| {
+        let (sender, drafts) = flows::events::queue();
+        let counts = Arc::clone(flows.counts());
+        beside.spawn(flows::events::post(args.api.access(), args.node.clone(), drafts, counts));
+        sender
+    });
+    let (ask, questions) = mpsc::unbounded_channel();
+    let enforcing = Arc::downgrade(&engine);
+    let reader = Reader::start(flows::Parts {
+        config: flow_config,
+        opened,
+        node: args.node.clone(),
+        names: Names::new(&args.node, ask),
+        enforced: Box::new(move || enforcing.upgrade()?.status().enforced.clone()),
+        events,
+        flows,
+    })
+    .context("--flow-log cannot be opened")?;
     if args.manifests.is_none() {
         let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
         beside.spawn(memory::give_back_after_lists(state.source.clone()));
@@ -104,9 +132,12 @@ async fn serve<S: Source>(
     beside.spawn(socket.serve(control.clone()));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
     let controller = Controller::new(source, index, Arc::clone(&control), sender);
-    let mut controller = controller.hold_for_unreadable(has_earlier_rules);
+    let mut controller = controller.hold_for_unreadable(has_earlier_rules).answering(questions);
     let mut gone = engine.interface_gone();
     follow(&mut controller, &mut gone, &mut signals, &control).await;
+    // Nobody answers the reader any more.
+    drop(controller);
+    block_in_place(|| drop(reader));
     // The socket's file is gone when its task is.
     beside.shutdown().await;
     if let Some(effective) = control.pause.close() {
@@ -120,6 +151,7 @@ async fn serve<S: Source>(
 struct Control {
     pause: Pause<Engine>,
     source: watch::Receiver<Arc<SourceState>>,
+    flows: Arc<Flows>,
     stop: Notify,
 }
 
@@ -150,8 +182,9 @@ impl Enforce for Control {
 }
 
 impl Handler for Control {
-    fn handle(&self, request: Request) -> Answer {
-        Answer::Done(match request {
+    fn handle(&self, request: Request) -> Reply {
+        Reply::Answer(Answer::Done(match request {
+            Request::Flows { follow } => return Reply::Flows(self.flows.feed(), follow),
             Request::Pause { seconds } => {
                 let until = self.pause.pause(Duration::from_secs(seconds));
                 format!("paused until {until}: this node enforces no policy (`flatfell resume` ends it)")
@@ -164,7 +197,7 @@ impl Handler for Control {
                 ),
             },
             Request::Stop => "stopping; the rules stay".to_owned(),
-        })
+        }))
     }
 
     fn answered(&self, request: Request) {

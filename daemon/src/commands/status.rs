@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::terminal::{Cell, Colour, Style, print, table};
 use crate::config::{StatusArgs, StatusOutput};
+use crate::flows::DenialReport;
 use crate::status::{DirectionReport, PodReport, Report, RuleReport};
 
 /// How long the daemon may take.
@@ -70,6 +71,7 @@ fn tables(style: Style, report: &Report) -> String {
     section("Warnings", list(style, Colour::Yellow, &[report.warnings.as_slice(), &report.source.warnings].concat()));
     section("Pods of this node", pods(style, &report.pods));
     section("Rules", rules(style, &report.rules));
+    section("Denied most, of the last ten minutes (packets in the flow log)", denials(style, &report.denials));
     section("Guards (ways round every policy)", guards(style, report));
     text
 }
@@ -152,6 +154,26 @@ fn rules(style: Style, rules: &[RuleReport]) -> String {
     };
     let heading = ["POLICY", "DIRECTION", "#", "RULE", "PACKETS", "BYTES", "SAYS"];
     table(style, &heading, &rules.iter().map(row).collect::<Vec<_>>())
+}
+
+fn denials(style: Style, denials: &[DenialReport]) -> String {
+    if denials.is_empty() {
+        return String::new();
+    }
+    let row = |denial: &DenialReport| {
+        vec![
+            Cell::text(denial.pod.clone()),
+            Cell::text(denial.direction.word()),
+            Cell::text(denial.verdict.word()),
+            Cell::text(denial.peer.clone()),
+            Cell::text(denial.service.clone()),
+            Cell::number(denial.packets),
+            Cell::text(denial.last.clone()),
+            Cell::text(denial.policies.join(" ")),
+        ]
+    };
+    let heading = ["POD", "DIRECTION", "VERDICT", "PEER", "SERVICE", "PACKETS", "LAST", "POLICIES"];
+    table(style, &heading, &denials.iter().map(row).collect::<Vec<_>>())
 }
 
 fn guards(style: Style, report: &Report) -> String {

@@ -98,10 +98,11 @@ pub fn table(style: Style, heading: &[&str], rows: &[Vec<Cell>]) -> String {
             right: first.and_then(|row| row.get(column)).is_some_and(|cell| cell.right),
         })
         .collect();
-    std::iter::once(&headings).chain(rows).map(|row| line(style, row, &widths)).collect()
+    std::iter::once(&headings).chain(rows).map(|cells| row(style, cells, &widths)).collect()
 }
 
-fn line(style: Style, row: &[Cell], widths: &[usize]) -> String {
+/// One row of columns that are at least this wide.
+pub fn row(style: Style, row: &[Cell], widths: &[usize]) -> String {
     let mut line = String::new();
     for (position, (cell, width)) in row.iter().zip(widths).enumerate() {
         let padding = " ".repeat(width.saturating_sub(cell.text.chars().count()));

@@ -1,7 +1,7 @@
 //! The control socket: how a command on the node tells the running daemon to do something.
 //!
 //! In: one [`Request`] a connection, as one line of JSON, over a unix socket in the run directory. Out: one [`Answer`],
-//! likewise. What always holds: only a process of the daemon's own user is listened to, whatever the permissions of the
+//! likewise, or records of the flow log, one [`FlowLine`] each. What always holds: only a process of the daemon's own user is listened to, whatever the permissions of the
 //! file have become; it is never on the network.
 
 mod client;
@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
-pub use client::ask;
-pub use server::{Handler, Socket, remove_leftovers};
+pub use client::{ask, follow};
+pub use server::{Handler, Reply, Socket, remove_leftovers};
+
+use crate::flows::Record;
 
 /// The socket's name in the run directory.
 const NAME: &str = "flatfell.sock";
@@ -34,6 +36,11 @@ pub enum Request {
     Resume,
     /// To stop; the rules stay.
     Stop,
+    /// For records of the flow log.
+    Flows {
+        /// Those to come too, until the connection ends.
+        follow: bool,
+    },
 }
 
 /// What it says to that.
@@ -43,6 +50,18 @@ pub enum Answer {
     /// It does so; a sentence for people.
     Done(String),
     /// It does not; why.
+    Refused(String),
+}
+
+/// What is sent for [`Request::Flows`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowLine {
+    /// A record.
+    Record(Box<Record>),
+    /// So many were lost here: the reader is too slow.
+    Lost(u64),
+    /// There are none to be had; why.
     Refused(String),
 }
 

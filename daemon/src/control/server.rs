@@ -12,19 +12,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, ControlError, LINE_BYTES, Request};
+use super::{Answer, ControlError, FlowLine, LINE_BYTES, Request};
+use crate::flows::{Feed, Record};
 
 /// A request must be complete, and its answer taken, within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Clients that follow flows at a time.
+const FOLLOWERS: usize = 16;
+
+/// What comes of a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// An answer.
+    Answer(Answer),
+    /// Records of the flow log, and perhaps those to come.
+    Flows(Feed, Follow),
+}
+
+/// Whether those to come are sent too.
+pub type Follow = bool;
+
 /// What does what is asked for.
 pub trait Handler: Send + Sync + 'static {
     /// Does it, and says so.
-    fn handle(&self, request: Request) -> Answer;
+    fn handle(&self, request: Request) -> Reply;
     /// The answer was sent.
     fn answered(&self, request: Request);
 }
@@ -56,15 +75,14 @@ impl Socket {
 
     /// Serves until it is dropped.
     pub async fn serve(self, handler: Arc<dyn Handler>) {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS));
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let handler = Arc::clone(&handler);
+                    let (handler, followers) = (Arc::clone(&handler), Arc::clone(&followers));
                     tokio::spawn(async move {
-                        match timeout(PATIENCE, connection(stream, handler.as_ref())).await {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => tracing::debug!(%error, "a connection to the control socket failed"),
-                            Err(_) => tracing::debug!("a connection to the control socket took too long"),
+                        if let Err(error) = connection(stream, handler.as_ref(), &followers).await {
+                            tracing::debug!(%error, "a connection to the control socket failed");
                         }
                     });
                 }
@@ -114,30 +132,79 @@ fn prepare(dir: &Path) -> Result<(), ControlError> {
     fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(directory(dir, "cannot be closed to others"))
 }
 
-async fn connection(mut stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
+/// One request and what comes of it. Only who follows flows may take longer than [`PATIENCE`].
+async fn connection(mut stream: UnixStream, handler: &dyn Handler, followers: &Semaphore) -> io::Result<()> {
+    let Some((feed, follow)) = timeout(PATIENCE, exchange(&mut stream, handler)).await?? else { return Ok(()) };
+    let Ok(_place) = followers.try_acquire() else {
+        return put(&mut stream, &FlowLine::Refused(format!("{FOLLOWERS} others follow already"))).await;
+    };
+    timeout(PATIENCE, recent(&mut stream, feed.recent)).await??;
+    if follow { live(&mut stream, feed.live).await } else { stream.shutdown().await }
+}
+
+async fn recent(stream: &mut UnixStream, records: Vec<Arc<Record>>) -> io::Result<()> {
+    for record in records {
+        put(stream, &FlowLine::Record(Box::new(Record::clone(&record)))).await?;
+    }
+    Ok(())
+}
+
+/// Sends each record as it comes, until the client goes.
+async fn live(stream: &mut UnixStream, mut records: broadcast::Receiver<Arc<Record>>) -> io::Result<()> {
+    let mut nothing = [0];
+    loop {
+        let line = tokio::select! {
+            read = stream.read(&mut nothing) => match read? {
+                0 => return Ok(()),
+                _ => continue,
+            },
+            record = records.recv() => match record {
+                Ok(record) => FlowLine::Record(Box::new(Record::clone(&record))),
+                Err(RecvError::Lagged(lost)) => FlowLine::Lost(lost),
+                Err(RecvError::Closed) => return stream.shutdown().await,
+            },
+        };
+        put(stream, &line).await?;
+    }
+}
+
+/// Reads a request and answers it, unless it asks for flows.
+async fn exchange(stream: &mut UnixStream, handler: &dyn Handler) -> io::Result<Option<(Feed, Follow)>> {
     // Read before it is refused: an answer to a client that still writes would be lost.
     let mut line = String::new();
-    BufReader::new((&mut stream).take(LINE_BYTES)).read_line(&mut line).await?;
+    BufReader::new((&mut *stream).take(LINE_BYTES)).read_line(&mut line).await?;
     let peer = stream.peer_cred()?.uid();
     if peer != Uid::effective().as_raw() {
         tracing::warn!(user = peer, "somebody else's process knocked at the control socket");
-        return reply(&mut stream, &Answer::Refused("only the daemon's own user may do that".to_owned())).await;
+        reply(stream, &Answer::Refused("only the daemon's own user may do that".to_owned())).await?;
+        return Ok(None);
     }
-    match serde_json::from_str::<Request>(&line) {
-        Ok(request) => {
-            let sent = reply(&mut stream, &handler.handle(request)).await;
-            handler.answered(request);
-            sent
+    let request = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            reply(stream, &Answer::Refused(format!("not understood: {error}"))).await?;
+            return Ok(None);
         }
-        Err(error) => reply(&mut stream, &Answer::Refused(format!("not understood: {error}"))).await,
+    };
+    match handler.handle(request) {
+        Reply::Flows(feed, follow) => Ok(Some((feed, follow))),
+        Reply::Answer(answer) => {
+            let sent = reply(stream, &answer).await;
+            handler.answered(request);
+            sent.map(|()| None)
+        }
     }
 }
 
 async fn reply(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_string(answer)?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).await?;
+    put(stream, answer).await?;
     stream.shutdown().await
+}
+
+async fn put(stream: &mut UnixStream, line: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_string(line)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).await
 }
 
 #[cfg(test)]
@@ -152,12 +219,12 @@ mod tests {
     struct Memory(Mutex<Vec<Request>>);
 
     impl Handler for Memory {
-        fn handle(&self, request: Request) -> Answer {
+        fn handle(&self, request: Request) -> Reply {
             self.0.lock().expect("memory").push(request);
-            match request {
+            Reply::Answer(match request {
                 Request::Stop => Answer::Refused("no".to_owned()),
                 _ => Answer::Done("yes".to_owned()),
-            }
+            })
         }
 
         fn answered(&self, _: Request) {}

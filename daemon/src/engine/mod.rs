@@ -5,6 +5,7 @@
 //! [`Cleanup`], whatever happens to the process; one daemon a network namespace.
 
 mod cleanup;
+mod counting;
 mod gone;
 mod lookout;
 mod reconcile;
@@ -16,12 +17,12 @@ mod worker;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{CounterMeaning, Slot};
+use flatfell_rules::compile::{CounterMeaning, FlowLog, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::mark::ID_MAX;
 use flatfell_rules::ruleset::{CounterValue, Family, TableId};
@@ -35,6 +36,7 @@ use crate::lock::{Lock, LockError};
 use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
+use counting::Counting;
 pub use status::{EngineStatus, RuleIds, TransactionStats};
 pub use upkeep::{Programmed, Repair, Upkeep};
 
@@ -50,6 +52,8 @@ pub struct EngineConfig {
     pub cut_established: bool,
     /// The bridges that carry pods; none: found by the pods' addresses.
     pub pod_bridges: Vec<String>,
+    /// Where the rules log denials.
+    pub flow_log: Option<FlowLog>,
     /// How long a counter is kept whose rule or pod is gone.
     pub counter_grace: Duration,
     /// How many ids of each direction rules and pods are counted by, at most [`flatfell_rules::mark::ID_MAX`].
@@ -64,6 +68,7 @@ impl Default for EngineConfig {
             own_node_egress: true,
             cut_established: true,
             pod_bridges: Vec::new(),
+            flow_log: None,
             counter_grace: Duration::from_secs(15 * 60),
             rule_ids: ID_MAX,
             carried: None,
@@ -97,17 +102,26 @@ pub enum EngineError {
 /// Counter values by name, and what they mean.
 #[derive(Clone, Debug, Default)]
 pub struct CounterSnapshot {
-    /// Totals: they never fall.
-    pub values: BTreeMap<String, CounterValue>,
     /// What each name counts.
     pub meanings: Arc<BTreeMap<String, CounterMeaning>>,
+    /// What each adds up to, in the order of the names; it never falls. `None` for one that was never read.
+    pub totals: Vec<Option<CounterValue>>,
+    /// When it was read.
+    pub read: Option<Instant>,
+}
+
+impl CounterSnapshot {
+    /// The counters that were read.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &CounterMeaning, CounterValue)> {
+        let all = self.meanings.iter().zip(&self.totals);
+        all.filter_map(|((name, meaning), total)| Some((name, meaning, (*total)?)))
+    }
 }
 
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>, Batch),
     TakeOver,
-    Counters(Sender<Result<CounterSnapshot, NetlinkError>>),
     Stop,
 }
 
@@ -135,6 +149,7 @@ impl Published {
 /// A handle to the engine's thread.
 pub struct Engine {
     commands: Sender<Command>,
+    questions: Sender<counting::Asker>,
     wake: Arc<EventFd>,
     status: Arc<Published>,
     submitted: Mutex<Option<Arc<Effective>>>,
@@ -151,8 +166,12 @@ impl Engine {
         let (gone_sender, gone) = unbounded_channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(errno)?);
         let status = Arc::new(Published::new(EngineStatus::starting()));
+        let counting = Arc::new(Counting::open(config.carried.clone()));
+        let questions = counting::start(Arc::clone(&counting))?;
         let parts = worker::Parts {
             config,
+            counting,
+            questions: questions.clone(),
             lock,
             inbox,
             wake: Arc::clone(&wake),
@@ -162,6 +181,7 @@ impl Engine {
         let thread = worker::spawn(parts)?;
         Ok(Self {
             commands,
+            questions,
             wake,
             status,
             submitted: Mutex::new(None),
@@ -223,11 +243,12 @@ impl Engine {
         status
     }
 
-    /// Reads every counter from the kernel.
+    /// Reads every counter from the kernel, beside the engine's thread.
     pub fn counters(&self) -> Result<CounterSnapshot, EngineError> {
-        let (answer, snapshot): (_, Receiver<_>) = channel();
-        self.send(Command::Counters(answer));
-        match snapshot.recv_timeout(ANSWER_WITHIN) {
+        let (asker, answer) = channel();
+        // A thread that has ended closes the answer.
+        let _ = self.questions.send(asker);
+        match answer.recv_timeout(ANSWER_WITHIN) {
             Ok(snapshot) => Ok(snapshot?),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(EngineError::Silent),
         }

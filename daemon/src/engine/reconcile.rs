@@ -18,14 +18,14 @@ use flatfell_rules::mark::Generation;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
 
+use super::counting::{self, Counting};
 use super::gone::GoneCounters;
 use super::sweep::{Node, Stale, Sweeper};
 use super::upkeep::{Programmed, Repair, Upkeep};
-use super::{CounterSnapshot, EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
+use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
 use crate::netlink::NetlinkError;
-use crate::totals::{Totals, TotalsError};
 
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
@@ -56,8 +56,7 @@ pub(super) struct Reconciler {
     ids: Arc<Ids>,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
     gone: GoneCounters,
-    totals: Totals,
-    totals_fault: Option<String>,
+    counting: Arc<Counting>,
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
@@ -75,14 +74,12 @@ enum TurnError {
 }
 
 impl Reconciler {
-    pub(super) fn open(config: EngineConfig) -> Result<Self, EngineError> {
-        let (totals, error) = Totals::open(config.carried.clone());
+    pub(super) fn open(config: EngineConfig, counting: Arc<Counting>) -> Result<Self, EngineError> {
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Arc::default(),
             gone: GoneCounters::new(config.counter_grace),
-            totals,
-            totals_fault: error.as_ref().map(not_carried),
+            counting,
             config,
             kernel: Kernel::open()?,
             sweeper: Sweeper::open()?,
@@ -171,7 +168,7 @@ impl Reconciler {
         }));
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
-        status.warnings.extend(self.totals_fault.clone());
+        status.warnings.extend(self.counting.fault());
         status.rule_ids = self.rule_ids();
         if status.rule_ids.without > 0 {
             status.warnings.push(format!(
@@ -191,19 +188,9 @@ impl Reconciler {
         }
     }
 
-    /// What every counter adds up to.
-    pub(super) fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
-        self.read_counters()?;
-        let total = |name: &String| self.totals.total(name).map(|total| (name.clone(), total));
-        let values = self.meanings.keys().filter_map(total).collect();
-        Ok(CounterSnapshot { values, meanings: Arc::clone(&self.meanings) })
-    }
-
     /// Takes in the counters of the tables in force.
-    pub(super) fn read_counters(&mut self) -> Result<(), NetlinkError> {
-        let mut values = self.kernel.counters(&self.slot.inet())?;
-        values.extend(self.kernel.counters(&self.slot.bridge())?);
-        self.totals_fault = self.totals.read(&values).err().as_ref().map(not_carried);
+    fn read_counters(&mut self) -> Result<(), NetlinkError> {
+        self.counting.take_in(&counting::dump(&mut self.kernel, self.slot)?);
         Ok(())
     }
 
@@ -275,6 +262,7 @@ impl Reconciler {
         };
         let old_tables: Vec<TableId> =
             have.tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
+        self.counting.close();
         self.carry_counters(&old_tables, &mut change)?;
         for step in change.steps() {
             if step.iter().any(|op| matches!(op.kind, OpKind::DeleteCounter(_))) {
@@ -284,6 +272,7 @@ impl Reconciler {
         }
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
         self.meanings = Arc::new(counters);
+        self.counting.begin(self.slot, Arc::clone(&self.meanings));
         self.status.upkeep.programmed = Programmed::of(&change.result);
         self.have = Some(change.result);
         let stale = match self.sweep_fault {
@@ -332,10 +321,8 @@ impl Reconciler {
     /// There is no table of this layout. Marks in conntrack mean nothing then, or what tables of an earlier layout meant
     /// by them: these stay in force until ours are, and flows keep what they allow until they are swept.
     fn begin_anew(&mut self, have: &Ruleset) {
-        if self.status.enforced.is_none()
-            && let Err(error) = self.totals.forget()
-        {
-            self.totals_fault = Some(not_carried(&error));
+        if self.status.enforced.is_none() {
+            self.counting.forget();
         }
         // A table without a generation is one that only remembers bridges.
         let earlier = have.tables.values().find_map(mark_of);
@@ -353,11 +340,11 @@ impl Reconciler {
             before.extend(self.kernel.counters(table)?);
         }
         if !before.is_empty() {
-            self.totals_fault = self.totals.read(&before).err().as_ref().map(not_carried);
+            self.counting.take_in(&before);
         }
         for op in change.make.iter_mut().chain(&mut change.switch) {
             if let OpKind::AddCounter { name, start, .. } = &mut op.kind
-                && let Some(value) = self.totals.last(name)
+                && let Some(value) = self.counting.last(name)
             {
                 *start = value;
             }
@@ -396,6 +383,7 @@ impl Reconciler {
             ports: links.ports(bridges),
             switched: self.switched.clone(),
             own_node_egress: self.config.own_node_egress,
+            flow_log: self.config.flow_log,
         }
     }
 
@@ -408,6 +396,7 @@ impl Reconciler {
     /// Nothing is forgotten but what the kernel has: the next turn asks it.
     fn failed(&mut self, error: &TurnError) {
         self.have = None;
+        self.counting.reopen();
         self.failures += 1;
         if matches!(error, TurnError::Commit(CommitError::Refused { .. })) {
             self.refusals += 1;
@@ -436,10 +425,6 @@ fn unlike(mark: u32) -> Generation {
     let mut generations = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()));
     let fits = |one: &Generation| reads_as != Some(*one) && reads_as != Some(one.next());
     generations.find(fits).unwrap_or(Generation::FIRST)
-}
-
-fn not_carried(error: &TotalsError) -> String {
-    format!("what counters lost is not remembered over a restart: {error}")
 }
 
 /// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,14 +15,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::counting::{Asker, Counting};
 use super::lookout::{Known, LookoutThread, Told};
 use super::reconcile::{Reconciler, families};
-use super::{Command, CounterSnapshot, EngineConfig, EngineError, Published};
+use super::{Command, EngineConfig, EngineError, Published};
 use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
-use crate::netlink::NetlinkError;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +39,8 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 /// What the thread is given.
 pub(super) struct Parts {
     pub(super) config: EngineConfig,
+    pub(super) counting: Arc<Counting>,
+    pub(super) questions: Sender<Asker>,
     pub(super) lock: Lock,
     pub(super) inbox: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
@@ -68,6 +70,7 @@ struct Worker {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     status: Arc<Published>,
+    questions: Sender<Asker>,
     gone: UnboundedSender<IpAddr>,
     links: Links,
     lookout: LookoutThread,
@@ -94,15 +97,16 @@ enum Turn {
 
 impl Worker {
     fn open(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { config, lock, inbox, wake, status, gone } = parts;
+        let Parts { config, counting, questions, lock, inbox, wake, status, gone } = parts;
         Ok(Self {
             inbox,
             status,
+            questions,
             gone,
             links: Links::open()?,
             lookout: LookoutThread::start(Arc::clone(&wake))?,
             wake,
-            reconciler: Reconciler::open(config)?,
+            reconciler: Reconciler::open(config, counting)?,
             wanted: None,
             waiting: Batch::default(),
             due: None,
@@ -135,8 +139,8 @@ impl Worker {
             }
             if self.read_due <= now {
                 self.read_due = now + READ_EVERY;
-                // What cannot be read now is read the next time, or by whoever asks, who is told why not.
-                let _ = self.reconciler.read_counters();
+                // Nobody waits for the answer; what cannot be read now is read the next time, or by whoever asks.
+                let _ = self.questions.send(channel().0);
             }
             if self.look_due <= now {
                 self.look_due = now + if self.look() { LOOK_EVERY } else { LOOK_AGAIN };
@@ -171,18 +175,10 @@ impl Worker {
                     self.reconciler.take_over();
                     self.due = Some(Instant::now());
                 }
-                Ok(Command::Counters(answer)) => {
-                    // Whoever asked may have given up.
-                    let _ = answer.send(self.counters());
-                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Turn::Stop,
                 Err(TryRecvError::Empty) => return Turn::GoOn,
             }
         }
-    }
-
-    fn counters(&mut self) -> Result<CounterSnapshot, NetlinkError> {
-        self.reconciler.counters()
     }
 
     /// Takes in what changed on the node's interfaces.

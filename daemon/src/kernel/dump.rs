@@ -13,7 +13,9 @@ use flatfell_rules::ruleset::{
 };
 use nix::errno::Errno;
 
-use crate::netlink::{DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter};
+use crate::netlink::{
+    Attrs, DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter,
+};
 
 /// How often a dump is tried that is interrupted by transactions.
 const ATTEMPTS: usize = 50;
@@ -165,11 +167,11 @@ pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, NetlinkError> 
 pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
     const MERGED: usize = 5;
     let question = Question::of_table(GETOBJ, table);
-    let mut all = BTreeMap::new();
+    // In the order of the dump, which is nearly that of the names: a map is made of it at once.
+    let mut all = Vec::new();
     for _ in 0..MERGED {
         let dumped = socket.dump::<NetlinkError>(question.request(), |message| {
-            let counter = decode::counter(message.bytes).filter(|(place, ..)| place == table);
-            all.extend(counter.map(|(_, name, _, value)| (name, value)));
+            all.extend(read_value(message, &table.name)?);
             Ok(())
         });
         match dumped {
@@ -178,7 +180,41 @@ pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<
             Err(error) => return Err(error),
         }
     }
-    Ok(all)
+    // Of several values of a name the last counts.
+    Ok(all.into_iter().collect())
+}
+
+/// The name and the value of a counter of this table, without libnftnl: there may be 20,000 of them, many times a minute.
+fn read_value(message: Message<'_>, table: &str) -> Result<Option<(String, CounterValue)>, Malformed> {
+    const NAME: u16 = 2;
+    const DATA: u16 = 4;
+    let (mut is_ours, mut is_counter, mut name, mut value) = (false, false, None, None);
+    for attr in message.attrs(NETFILTER_HEADER)? {
+        let attr = attr?;
+        match attr.kind {
+            ATTR_TABLE => is_ours = attr.text()? == table,
+            NAME => name = Some(attr.text()?),
+            ATTR_OBJECT_TYPE => is_counter = attr.u32_be()? == OBJECT_COUNTER,
+            DATA => value = Some(read_data(attr.nested())?),
+            _ => {}
+        }
+    }
+    Ok(name.zip(value).filter(|_| is_ours && is_counter).map(|(name, value)| (name.to_owned(), value)))
+}
+
+fn read_data(attrs: Attrs<'_>) -> Result<CounterValue, Malformed> {
+    const BYTES: u16 = 1;
+    const PACKETS: u16 = 2;
+    let mut value = CounterValue::default();
+    for attr in attrs {
+        let attr = attr?;
+        match attr.kind {
+            BYTES => value.bytes = attr.u64_be()?,
+            PACKETS => value.packets = attr.u64_be()?,
+            _ => {}
+        }
+    }
+    Ok(value)
 }
 
 /// The tables of these names as far as they are there.
@@ -294,5 +330,23 @@ mod tests {
         assert_eq!(decode::elements(&bytes), None, "libnftnl reads it: choose another expression");
         let read = read_list(one(&bytes));
         assert!(read.iter().any(|element| element.more), "{read:?}");
+    }
+
+    #[test]
+    fn a_counter_is_read_without_the_library() {
+        let of = |table: &str, kind: u32| {
+            Request::new(0x0a12, 0, &netfilter(1))
+                .text(1, table)
+                .text(2, "rule-1")
+                .attr(3, &kind.to_be_bytes())
+                .nest(4, |data| data.attr(1, &700_u64.to_be_bytes()).attr(2, &7_u64.to_be_bytes()))
+                .finish(1)
+                .expect("short")
+        };
+        let read = |bytes: &[u8]| read_value(one(bytes), "ours").expect("well formed");
+        let expected = CounterValue { packets: 7, bytes: 700 };
+        assert_eq!(read(&of("ours", OBJECT_COUNTER)), Some(("rule-1".to_owned(), expected)));
+        assert_eq!(read(&of("theirs", OBJECT_COUNTER)), None, "a table of another name");
+        assert_eq!(read(&of("ours", 2)), None, "a quota");
     }
 }

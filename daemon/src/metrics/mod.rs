@@ -23,6 +23,7 @@ use own::{Own, Reading};
 use process::{Conntrack, Process};
 use series::{Series, Size};
 
+use crate::flows::{FlowNumbers, LoggedPackets};
 use crate::state::State;
 
 /// Series of single rules and pods, unless told otherwise.
@@ -41,6 +42,8 @@ struct Kept {
     /// When the counters were read last; before that, the start.
     read: Instant,
     failures: u64,
+    /// What the kernel gave to the flow log.
+    logged: LoggedPackets,
     /// The length of the last answer, which the next one will have too.
     length: usize,
 }
@@ -54,7 +57,13 @@ impl Default for Metrics {
 impl Metrics {
     /// With at most so many series of single rules and pods.
     pub fn new(series_max: usize) -> Self {
-        let kept = Kept { series: Series::default(), read: Instant::now(), failures: 0, length: 0 };
+        let kept = Kept {
+            series: Series::default(),
+            read: Instant::now(),
+            failures: 0,
+            logged: LoggedPackets::default(),
+            length: 0,
+        };
         Self { series_max, kept: Mutex::new(kept) }
     }
 
@@ -62,10 +71,11 @@ impl Metrics {
     pub fn render(&self, state: &State, format: Format) -> Result<String, fmt::Error> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match state.counters() {
-            Ok((meanings, totals)) => {
-                kept.series.update(&meanings, &totals, now);
-                kept.read = now;
+        match state.engine.counters() {
+            Ok(snapshot) => {
+                kept.series.update(&snapshot.meanings, &snapshot.totals);
+                kept.logged = LoggedPackets::of(snapshot.meanings.values().zip(&snapshot.totals));
+                kept.read = snapshot.read.unwrap_or(kept.read);
             }
             Err(error) => {
                 tracing::warn!(%error, "the counters cannot be read");
@@ -77,7 +87,7 @@ impl Metrics {
         let mut out = String::with_capacity(kept.length + kept.length / 8);
         let size = kept.series.write(&mut out, format, self.series_max);
         let reading = Reading { failures: kept.failures, age: now.saturating_duration_since(kept.read) };
-        let own = self.own(state, status, reading, size);
+        let own = Own { flows: state.flows.numbers(kept.logged), ..self.own(state, status, reading, size) };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(own));
         let mut rest = String::new();
@@ -103,7 +113,7 @@ impl Metrics {
             paused: state.paused.borrow().clone(),
             is_ready: state.not_ready().is_empty(),
             unprotected: state.unprotected.get().copied(),
-            flows: own::FlowNumbers::default(),
+            flows: FlowNumbers::default(),
             reading,
             size,
             series_max: self.series_max,

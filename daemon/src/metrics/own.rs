@@ -19,21 +19,11 @@ use super::process::{Conntrack, Process};
 use super::series::Size;
 use crate::cluster::WatchState;
 use crate::engine::{EngineStatus, RuleIds};
+use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
 use crate::manifests::Severity;
 use crate::pause::Paused;
 use crate::state::SourceState;
-
-/// What the flow log counts.
-#[derive(Clone, Debug, Default)]
-pub struct FlowNumbers {
-    /// Records by verdict.
-    pub records: Vec<(&'static str, u64)>,
-    /// Packets without a record, by reason.
-    pub lost: Vec<(&'static str, u64)>,
-    /// Kubernetes Events by result.
-    pub events: Vec<(&'static str, u64)>,
-}
 
 /// How the counters were read.
 #[derive(Clone, Copy, Debug, Default)]

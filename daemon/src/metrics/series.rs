@@ -1,12 +1,11 @@
 //! The series of single rules and pods.
 //!
 //! In: what each counter means and its total, and what holds for each pod. Out: text. What always holds: a series stands once; its labels are
-//! rendered when meanings change, not at each scrape; a series outlives what it speaks of by [`GRACE`], with its last
-//! value; over the limit the same series are left out each time, rules last in order first.
+//! rendered when meanings change, not at each scrape; a series goes with the meaning of its counter, which the engine keeps for a while
+//! after the rule or pod is gone; over the limit the same series are left out each time, rules last in order first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::effective::{Effective, Fallback};
@@ -15,9 +14,6 @@ use flatfell_rules::ruleset::CounterValue;
 
 use super::catalogue::{self, Family};
 use super::format::{self, Format};
-
-/// How long a series stays when its rule or pod is gone: some scrapes see its last value.
-pub const GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// What each counter counts, by its name.
 type Meanings = Arc<BTreeMap<String, CounterMeaning>>;
@@ -75,8 +71,6 @@ struct Row {
     info: Option<String>,
     /// Packets, bytes, connections; `None` where no counter counts it.
     values: [Option<u64>; 3],
-    /// Since when what it speaks of is gone.
-    gone: Option<Instant>,
 }
 
 impl Row {
@@ -109,7 +103,7 @@ pub struct Size {
 #[derive(Debug, Default)]
 pub struct Series {
     meanings: Meanings,
-    /// By subject and place in [`Subject::ALL`]; those that are gone stand behind the others.
+    /// By subject and place in [`Subject::ALL`].
     rows: [Vec<Row>; Subject::ALL.len()],
     /// For each meaning in its order: its row, and what it adds.
     places: Vec<Option<(Subject, usize, Adds)>>,
@@ -118,22 +112,17 @@ pub struct Series {
 
 impl Series {
     /// Takes in the totals of all counters, in the order of their meanings; `None` for one that was never read.
-    pub fn update(&mut self, meanings: &Meanings, totals: &[Option<CounterValue>], now: Instant) {
+    pub fn update(&mut self, meanings: &Meanings, totals: &[Option<CounterValue>]) {
         if !Arc::ptr_eq(&self.meanings, meanings) {
-            self.rebuild(meanings, now);
+            self.rebuild(meanings);
         }
         for row in self.rows.iter_mut().flatten() {
-            if row.gone.is_none() {
-                row.values = [None; 3];
-            }
+            row.values = [None; 3];
         }
         for (place, total) in self.places.iter().zip(totals) {
             if let (Some((subject, row, adds)), Some(total)) = (*place, *total) {
                 self.rows[index(subject)][row].add(adds, total);
             }
-        }
-        for rows in &mut self.rows {
-            rows.retain(|row| row.gone.is_none_or(|gone| now.saturating_duration_since(gone) < GRACE));
         }
     }
 
@@ -142,8 +131,7 @@ impl Series {
         self.isolation.update(effective);
     }
 
-    /// New rows; those before them that are not among them are gone now.
-    fn rebuild(&mut self, meanings: &Meanings, now: Instant) {
+    fn rebuild(&mut self, meanings: &Meanings) {
         let mut rows: [BTreeMap<String, Row>; Subject::ALL.len()] = Default::default();
         let described: Vec<_> = meanings.values().map(describe).collect();
         for described in described.iter().flatten() {
@@ -161,11 +149,7 @@ impl Series {
                 Some((described.subject, row, described.adds))
             })
             .collect();
-        for (old, new) in self.rows.iter_mut().zip(rows) {
-            let left = old.drain(..).filter(|row| !new.contains_key(&row.labels));
-            let gone: Vec<Row> = left.map(|row| Row { gone: row.gone.or(Some(now)), ..row }).collect();
-            *old = new.into_values().chain(gone).collect();
-        }
+        self.rows = rows.map(|rows| rows.into_values().collect());
         self.meanings = Arc::clone(meanings);
     }
 
@@ -280,6 +264,8 @@ fn describe(meaning: &CounterMeaning) -> Option<Described> {
         CounterMeaning::WouldDrop { pod, direction } => of_pod(Subject::WouldDrop, Adds::Traffic, pod, *direction),
         CounterMeaning::Guard(guard) => of(Subject::Guard, Adds::Traffic, &[guard.word()]),
         CounterMeaning::Unattributed => of(Subject::Unattributed, Adds::Traffic, &[]),
+        // Part of what the flow log says of itself.
+        CounterMeaning::FlowLog(_) => None,
     }
 }
 

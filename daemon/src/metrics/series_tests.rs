@@ -51,7 +51,7 @@ const ALL: usize = usize::MAX;
 fn a_rule_has_its_traffic_its_connections_and_what_it_says() {
     let mut series = Series::default();
     let all = meanings([rule("p", Action::Accept), connections("p"), rule("q", Action::Deny)]);
-    series.update(&all, &[value(7), value(2), value(3)], Instant::now());
+    series.update(&all, &[value(7), value(2), value(3)]);
     let (text, size) = text(&series, ALL);
     let label = |policy, action| identity(policy, action).label();
     let (p, q) = (label("p", Action::Accept), label("q", Action::Deny));
@@ -79,51 +79,37 @@ fn counters_with_the_same_labels_are_one_series() {
         CounterMeaning::Guard(Guard::Frame),
         CounterMeaning::Unattributed,
     ]);
-    series.update(&all, &[value(4), value(5), value(1)], Instant::now());
+    series.update(&all, &[value(4), value(5), value(1)]);
     let (text, size) = text(&series, 0);
     assert!(text.starts_with("flatfell_guard_packets_total{guard=\"frame\"} 9\n"), "{text}");
     assert!(text.contains("flatfell_unattributed_packets_total 1\n"), "{text}");
     assert_eq!(size, Size::default(), "what the code bounds is not counted");
-    series.update(&all, &[value(6), value(5), None], Instant::now());
+    series.update(&all, &[value(6), value(5), None]);
     let (text, _) = super::tests::text(&series, 0);
     assert!(text.starts_with("flatfell_guard_packets_total{guard=\"frame\"} 11\n"), "not added up twice: {text}");
     assert!(!text.contains("unattributed"), "never read: {text}");
 }
 
 #[test]
-fn a_series_outlives_its_object_and_goes() {
+fn a_series_goes_with_the_meaning_of_its_counter() {
     let mut series = Series::default();
-    let start = Instant::now();
     let (both, one) = (meanings([dropped("a"), dropped("b")]), meanings([dropped("a")]));
-    series.update(&both, &[value(1), value(2)], start);
-    let line = "flatfell_dropped_packets_total{namespace=\"shop\",pod=\"b\",direction=\"egress\"} 2\n";
-    series.update(&one, &[value(5)], start);
-    assert!(text(&series, ALL).0.contains(line));
-    series.update(&one, &[value(6)], start + GRACE - Duration::from_secs(1));
-    let (kept, _) = text(&series, ALL);
-    assert!(kept.contains(line) && kept.contains("pod=\"a\",direction=\"egress\"} 6\n"), "{kept}");
-    // Another change meanwhile does not begin its time anew.
-    let other = meanings([dropped("a"), dropped("c")]);
-    series.update(&other, &[value(6), value(0)], start + GRACE - Duration::from_secs(1));
-    assert!(text(&series, ALL).0.contains(line));
-    series.update(&other, &[value(6), value(0)], start + GRACE);
-    let (left, size) = text(&series, ALL);
-    assert!(!left.contains("pod=\"b\"") && size.exported == 4, "{left}");
-}
-
-#[test]
-fn what_comes_back_stands_once() {
-    let mut series = Series::default();
-    let start = Instant::now();
-    let (both, one) = (meanings([dropped("a"), dropped("b")]), meanings([dropped("a")]));
-    for (meanings, totals) in
-        [(&both, vec![value(1), value(2)]), (&one, vec![value(1)]), (&both, vec![value(1), value(4)])]
-    {
-        series.update(meanings, &totals, start);
+    for (meanings, totals, expected) in [
+        (&both, vec![value(1), value(2)], Some(2)),
+        (&one, vec![value(1)], None),
+        (&both, vec![value(1), value(4)], Some(4)),
+    ] {
+        series.update(meanings, &totals);
+        let (text, size) = text(&series, ALL);
+        let line = |packets| {
+            format!("flatfell_dropped_packets_total{{namespace=\"shop\",pod=\"b\",direction=\"egress\"}} {packets}\n")
+        };
+        assert!(expected.is_none_or(|packets| text.contains(&line(packets))), "{text}");
+        assert_eq!(
+            (text.matches("pod=\"b\"").count(), size.exported),
+            if expected.is_some() { (2, 4) } else { (0, 2) }
+        );
     }
-    let (text, size) = text(&series, ALL);
-    assert_eq!(text.matches("packets_total{namespace=\"shop\",pod=\"b\"").count(), 1, "{text}");
-    assert!(text.contains("pod=\"b\",direction=\"egress\"} 4\n") && size.exported == 4, "{text}");
 }
 
 #[test]
@@ -131,7 +117,7 @@ fn over_the_limit_the_same_rules_are_left_out_each_time() {
     let mut series = Series::default();
     let all = meanings([rule("b", Action::Accept), rule("a", Action::Accept), rule("c", Action::Accept), dropped("z")]);
     let totals = [value(1), value(2), value(3), value(4)];
-    series.update(&all, &totals, Instant::now());
+    series.update(&all, &totals);
     // Two series of the pod and three of each rule.
     let (whole, size) = text(&series, 11);
     assert_eq!(size, Size { exported: 11, left_out: 0 });

@@ -14,10 +14,10 @@ use flatfell_rules::ruleset::CounterValue;
 use prometheus_client::encoding::text;
 
 use super::catalogue::{ALL, Kind};
-use super::own::FlowNumbers;
 use super::*;
 use crate::cluster::{Resource, WatchState};
 use crate::engine::EngineStatus;
+use crate::flows::FlowNumbers;
 use crate::manifests::Severity;
 use crate::pause::Paused;
 use crate::state::{Complaint, SourceState};
@@ -111,7 +111,7 @@ fn series() -> Series {
     let totals = all.each_ref().map(|_| Some(CounterValue { packets: 1, bytes: 60 }));
     let meanings = Arc::new((0..).zip(all).map(|(number, meaning): (u8, _)| (number.to_string(), meaning)).collect());
     let mut series = Series::default();
-    series.update(&meanings, &totals, Instant::now());
+    series.update(&meanings, &totals);
     series.isolate(status().enforced.as_ref());
     series
 }

@@ -1,6 +1,6 @@
 //! Debian's Prometheus as a process in the lab.
 //!
-//! In: targets with the labels that a PodMonitor attaches. Out: answers to queries. What always holds: it scrapes faster than
+//! In: the shipped PodMonitor, of which it makes what the operator makes: targets with their labels. Out: answers to queries. What always holds: it scrapes faster than
 //! anybody would, so that a rate over a short time is exact; the process goes with its handle.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use flatfell_integration::{Lab, Place};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::super::shipped::directory;
+use super::super::shipped::{directory, document};
 
 /// Between two scrapes. A rate is wrong by what may lie between the last scrape and the question.
 const INTERVAL: &str = "100ms";
@@ -137,9 +137,18 @@ fn encoded(text: &str) -> String {
 
 fn configuration(nodes: u8) -> String {
     let files = ["recording-rules.yaml", "alerts.yaml"].map(|file| directory().join(file).display().to_string());
+    let monitor = document("../kustomize/components/pod-monitor/pod-monitor.yaml");
+    let job = ["namespace", "name"].map(|key| monitor["metadata"][key].as_str().expect(key)).join("/");
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let honor = endpoint["honorLabels"].as_bool().unwrap_or(false);
+    assert_eq!(endpoint["path"], "/metrics");
+    let is_node =
+        |rule: &Value| rule["targetLabel"] == "node" && rule["sourceLabels"][0] == "__meta_kubernetes_pod_node_name";
+    let has_node = endpoint["relabelings"].as_array().is_some_and(|rules| rules.iter().any(is_node));
     let target = |node: u8, address: String| {
+        let name = if has_node { format!(", node: node{node}") } else { String::new() };
         format!(
-            "  - targets: ['{address}']\n    labels: {{namespace: flatfell-system, pod: flatfell-{node}, container: flatfell, node: node{node}}}\n"
+            "  - targets: ['{address}']\n    labels: {{namespace: flatfell-system, pod: flatfell-{node}, container: flatfell{name}}}\n"
         )
     };
     let daemons = (1..=nodes).map(|node| target(node, format!("{}:9469", Place::Node(node).v4())));
@@ -148,7 +157,7 @@ fn configuration(nodes: u8) -> String {
         "global: {{scrape_interval: {INTERVAL}, scrape_timeout: {INTERVAL}, evaluation_interval: 1s}}\n\
          rule_files: ['{}', '{}']\n\
          scrape_configs:\n\
-         - job_name: flatfell-system/flatfell\n  honor_labels: true\n  static_configs:\n{targets}\
+         - job_name: {job}\n  honor_labels: {honor}\n  static_configs:\n{targets}\
          - job_name: kube-state-metrics\n  honor_labels: true\n  static_configs:\n  - targets: ['{STATE}']\n",
         files[0], files[1]
     )

@@ -50,9 +50,11 @@ pub fn dashboard(name: &str) -> Value {
 
 /// The panels of a dashboard that are no rows, those within rows too.
 pub fn panels(dashboard: &Value) -> Vec<&Value> {
-    let all = dashboard["panels"].as_array().expect("panels").iter();
-    let within = |panel: &'static str| move |row| Value::as_array(&row[panel]).into_iter().flatten();
-    let all: Vec<&Value> = all.flat_map(|panel| std::iter::once(panel).chain(within("panels")(panel))).collect();
+    let mut all: Vec<&Value> = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        all.push(panel);
+        all.extend(panel["panels"].as_array().into_iter().flatten());
+    }
     all.into_iter().filter(|panel| panel["type"] != "row").collect()
 }
 

@@ -14,6 +14,7 @@
 //! judged.
 
 use super::count::{self, COUNT};
+use super::log;
 use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
@@ -95,6 +96,7 @@ pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout:
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
     table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
+    log::add_chains(table, layout.flow_log);
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
     let output = output(table);

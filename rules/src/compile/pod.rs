@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use super::CounterMeaning;
 use super::allow::Allowed;
-use super::base::DENIED;
+use super::log;
 use super::sets::{Builder, Ip, address};
 use crate::effective::{
     Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch,
@@ -118,13 +118,14 @@ impl<'a> PodChains<'a, '_> {
         }
         let meaning = CounterMeaning::WouldDrop { pod: self.pod.name.clone(), direction: self.direction };
         let counter = self.pod_counter("would-drop", meaning);
-        rules.push(Rule { exprs: vec![Expr::Counter(counter)], comment: "audit: would drop".to_owned() });
+        let logged = Expr::Verdict(Verdict::Jump(log::audited(self.direction)));
+        rules.push(Rule { exprs: vec![Expr::Counter(counter), logged], comment: "audit: would drop".to_owned() });
     }
 
     /// What counts a drop of this pod and makes it.
     fn deny(&mut self) -> [Expr; 2] {
         let meaning = CounterMeaning::Dropped { pod: self.pod.name.clone(), direction: self.direction };
-        [Expr::Counter(self.pod_counter("drop", meaning)), Expr::Verdict(Verdict::Goto(DENIED.to_owned()))]
+        [Expr::Counter(self.pod_counter("drop", meaning)), Expr::Verdict(Verdict::Goto(log::denied(self.direction)))]
     }
 
     fn pod_counter(&mut self, kind: &str, meaning: CounterMeaning) -> String {

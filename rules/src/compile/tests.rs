@@ -10,11 +10,12 @@ use crate::effective::{EffectivePod, EffectiveRule, Fallback, Isolation, PeerMat
 use crate::mark::{DENIED_MARK, GENERATION_MASK};
 use crate::object::Protocol;
 use crate::policy::Tier;
-use crate::ruleset::{BaseHook, CtDirection, Datum, Hook, Verdict};
+use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Hook, Verdict};
 use crate::sim::tracer::{Flow, Packet, Trace, trace};
 
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 10));
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 2, 10));
+const LOG: FlowLog = FlowLog { group: 7, rate: 100 };
 const OTHERS_BITS: u32 = 0x0000_0abc;
 const TIERS: [Tier; 3] = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
@@ -54,7 +55,7 @@ fn sent(effective: &Effective, port: u16, flow: Flow) -> Trace {
         address_type: 1,
         flow: Some(flow),
     };
-    trace(&compile(effective, &Layout::default()).ruleset, &packet)
+    trace(&compile(effective, &Layout { flow_log: Some(LOG), ..Layout::default() }).ruleset, &packet)
 }
 
 fn opening(mark: u32) -> Flow {
@@ -117,6 +118,49 @@ fn what_is_denied_stops_both_ways() {
     let stopped = sent(&effective, 1, reply);
     assert!(!stopped.passed && stopped.counters.iter().any(|name| name.contains("denied-reply")), "{stopped:?}");
     assert!(sent(&effective, 1, Flow { mark: OTHERS_BITS, ..reply }).passed, "a reply of a flow that nobody denied");
+}
+
+/// Each packet that is denied or audited is given to the log once, and no other is.
+#[test]
+fn the_log_changes_no_verdict_and_sees_each_denial_once() {
+    let sent_to_log = |trace: &Trace| trace.counters.iter().filter(|name| **name == Logged::Sent.counter()).count();
+    let allow = || vec![rule(0, Tier::NetworkPolicy, Action::Accept, 1)];
+    for (default, passes) in [(Fallback::Deny, false), (Fallback::Audit, true)] {
+        let effective = isolated(default, allow());
+        let undecided = sent(&effective, 2, opening(0));
+        assert_eq!((undecided.passed, sent_to_log(&undecided)), (passes, 1), "{default:?}: {undecided:?}");
+        let allowed = sent(&effective, 1, opening(0));
+        assert_eq!((allowed.passed, sent_to_log(&allowed)), (true, 0), "{default:?}: {allowed:?}");
+    }
+    let open = sent(&isolated(Fallback::Open, Vec::new()), 1, opening(0));
+    assert_eq!((open.passed, sent_to_log(&open)), (true, 0));
+}
+
+#[test]
+fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
+    let compiled = compile(&isolated(Fallback::Deny, Vec::new()), &Layout { flow_log: Some(LOG), ..Layout::default() });
+    let table = &compiled.ruleset.tables[&Slot::A.inet()];
+    for (chain, end) in [
+        ("denied-ingress", Verdict::Goto("denied".to_owned())),
+        ("denied-egress", Verdict::Goto("denied".to_owned())),
+        ("audited-ingress", Verdict::Return),
+        ("audited-egress", Verdict::Return),
+    ] {
+        let exprs: Vec<&[Expr]> = table.chains[chain].rules.iter().map(|rule| rule.exprs.as_slice()).collect();
+        let end = Expr::Verdict(end);
+        let sent = [
+            Expr::Limit { rate: 100, burst: 100 },
+            Expr::Counter(Logged::Sent.counter()),
+            Expr::Log { prefix: chain.replace('-', " "), group: 7, snaplen: 128 },
+            end.clone(),
+        ];
+        assert_eq!(exprs, [&sent[..], &[Expr::Counter(Logged::BeyondRate.counter()), end]], "{chain}");
+    }
+    let plain = compile(&isolated(Fallback::Deny, Vec::new()), &Layout::default());
+    let table = &plain.ruleset.tables[&Slot::A.inet()];
+    let logs =
+        |chain: &Chain| chain.rules.iter().flat_map(|rule| &rule.exprs).any(|expr| matches!(expr, Expr::Log { .. }));
+    assert!(!table.chains.values().any(logs) && !plain.counters.contains_key(&Logged::Sent.counter()));
 }
 
 #[test]

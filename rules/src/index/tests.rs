@@ -55,6 +55,19 @@ fn a_is_a_peer(cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn addresses_have_names() {
+    let on_host = |name: &str| set(remote(pod(name, "10.9.0.2", json!({}))), "/spec/hostNetwork", json!(true));
+    let mut cluster = cluster().with(on_host("x/agent")).with(on_host("x/proxy"));
+    assert_eq!(cluster.index.shared_owner(ip(A)).map(|pod| &pod.name), Some(&object_name("x/a")));
+    assert_eq!((cluster.index.node_at(ip("10.9.0.2")), cluster.index.node_at(ip(A))), (Some("n2"), None));
+    assert_eq!(cluster.index.shared_owner(ip("10.9.0.2")), None, "no pod has its node's address for itself");
+    cluster.apply(delete("x/agent"));
+    assert_eq!(cluster.index.node_at(ip("10.9.0.2")), Some("n2"), "the other one still says so");
+    cluster.apply(delete("x/proxy"));
+    assert_eq!(cluster.index.node_at(ip("10.9.0.2")), None);
+}
+
+#[test]
 fn a_pod_that_lives_counts_fully_whatever_its_state() {
     let a = pod("x/a", A, json!({"app": "a"}));
     for a in [

@@ -25,6 +25,10 @@ app.kubernetes.io/name: flatfell
 {{- $settings := dict
       "FLATFELL_API_SERVER" .Values.apiServer
       "FLATFELL_ESTABLISHED" .Values.established
+      "FLATFELL_EVENTS" (ternary "true" "" .Values.events)
+      "FLATFELL_FLOW_LOG" .Values.flowLog.output
+      "FLATFELL_FLOW_LOG_POD_RATE" (toString .Values.flowLog.podRate)
+      "FLATFELL_FLOW_LOG_RATE" (toString .Values.flowLog.rate)
       "FLATFELL_LOG_FORMAT" .Values.log.format
       "FLATFELL_LOG_LEVEL" .Values.log.level
       "FLATFELL_METRICS_SERIES_MAX" (int .Values.metrics.seriesMax)
