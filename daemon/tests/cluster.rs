@@ -60,8 +60,12 @@ fn patience() -> Patience {
 
 impl Daemon {
     async fn start(api: &FakeApi) -> Self {
+        Self::start_as(api, "{}").await
+    }
+
+    async fn start_as(api: &FakeApi, user: &str) -> Self {
         let mut kubeconfig = NamedTempFile::new().expect("a file");
-        kubeconfig.write_all(api.kubeconfig().as_bytes()).expect("written");
+        kubeconfig.write_all(api.kubeconfig(user).as_bytes()).expect("written");
         let access = Access { kubeconfig: Some(kubeconfig.path().to_owned()), ..Access::default() };
         let cluster = Cluster::follow(&access, "n", patience()).await.expect("a kubeconfig");
         let engine = Arc::new(Memory::default());
@@ -433,6 +437,24 @@ async fn who_is_not_known_keeps_the_state_and_asks_again() {
     daemon.agrees(&api).await;
 }
 
+/// A service account's token is another one every hour, in the same file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_replaced_in_its_file_is_read_again() {
+    let mut api = server().await;
+    let mut token = NamedTempFile::new().expect("a file");
+    token.write_all(b"first").expect("written");
+    api.edit(|world| world.token = Some("first".to_owned()));
+    let daemon = Daemon::start_as(&api, &format!("{{tokenFile: {}}}", token.path().display())).await;
+    let effective = daemon.agrees(&api).await;
+    api.edit(|world| world.token = Some("second".to_owned()));
+    api.restart().await;
+    daemon.fails("pods", "unauthorized").await;
+    assert_eq!(daemon.last(), Some(effective));
+    api.apply(deny("meanwhile"));
+    std::fs::write(token.path(), "second").expect("written");
+    daemon.agrees(&api).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_no_schema_checked_is_a_problem_with_its_name() {
     let api = server().await;
@@ -547,9 +569,7 @@ async fn a_kubeconfig_that_cannot_be_used_ends_the_start() {
     assert!(error.to_string().contains("--kubeconfig /nowhere/config"), "{error}");
     let mut file = NamedTempFile::new().expect("a file");
     let api = FakeApi::start().await;
-    let text = api
-        .kubeconfig()
-        .replace("user: {}", "user: {exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}}");
+    let text = api.kubeconfig("{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}}");
     file.write_all(text.as_bytes()).expect("written");
     let access = Access { kubeconfig: Some(file.path().to_owned()), ..Access::default() };
     let error = Cluster::follow(&access, "n", patience()).await.err().expect("no programs");

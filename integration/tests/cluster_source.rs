@@ -4,6 +4,7 @@
 //! what was lost, how long a change took. What always holds: policy is seen with real packets, not in the daemon's words.
 #![allow(clippy::expect_used)]
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -156,6 +157,29 @@ fn half_of_the_pods_are_gone_when_it_returns() {
         .map(|(at, web)| if at < 2 { no(tcp(*web, DB, 80)) } else { yes(tcp(*web, DB, 80)) })
         .collect();
     cluster.expect("their addresses match nothing", &half);
+}
+
+/// Break-glass by kubectl: an annotation of the Node opens it, and without it everything is as before.
+#[test]
+fn an_annotation_of_the_node_opens_it() {
+    let mut cluster = small(Etcd::Current);
+    cluster.api().put(&only("web")).expect("a policy");
+    let daemon = cluster.daemon(1, &[]).expect("a daemon");
+    let closed = [yes(tcp(WEB, DB, 80)), no(tcp(OTHER, DB, 80))];
+    cluster.expect("policy", &closed);
+    let node = objects::node(1, cluster.config().families);
+    let annotate = |cluster: &Cluster, until: Value| {
+        let patch = json!({"metadata": {"annotations": {"flatfell.io/paused-until": until}}});
+        cluster.api().patch(&node, &patch).expect("annotated");
+    };
+    let date = Command::new("date").args(["--utc", "--date=+1 hour", "+%FT%TZ"]).output().expect("date");
+    annotate(&cluster, json!(String::from_utf8(date.stdout).expect("text").trim()));
+    daemon.wait_for("open", |report| report.synced && report.paused_until.is_some()).expect("open");
+    cluster.expect("no policy", &[yes(tcp(WEB, DB, 80)), yes(tcp(OTHER, DB, 80))]);
+    annotate(&cluster, Value::Null);
+    daemon.wait_for("closed", |report| report.synced && report.paused_until.is_none()).expect("closed");
+    cluster.settle(1, &daemon).expect("settled");
+    cluster.expect("policy again", &closed);
 }
 
 /// No rule is there, all pods send, and the daemon starts last.

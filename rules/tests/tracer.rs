@@ -190,7 +190,7 @@ fn json_has_every_part() {
         "name": "t",
         "counters": [{ "name": "n", "comment": "all" }],
         "sets": [{
-            "name": "m", "kind": "verdict map", "key": ["ipv4_addr"], "interval": false, "comment": "",
+            "name": "m", "kind": "verdict map", "key": ["ipv4_addr"], "interval": false, "size": null, "comment": "",
             "elements": [{ "key": "10.0.0.1", "verdict": "jump c" }],
         }],
         "chains": [

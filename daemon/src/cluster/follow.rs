@@ -11,7 +11,7 @@ use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::access::Access;
 use super::arrival::timestamp;
@@ -193,7 +193,7 @@ impl Follow {
         let mut lines = self.open(true, "").await?;
         let mut draft = self.ledger.begin_list();
         loop {
-            let next = timeout(self.patience.answer, lines.next()).await;
+            let next = lines.next_within(self.patience.answer).await;
             let Ok(line) = next else {
                 // A server that does not know what was asked for waits for changes now.
                 self.streams = false;
@@ -284,7 +284,7 @@ impl Follow {
         let opened = Instant::now();
         loop {
             let patience = if is_proven { self.patience.silence } else { PROVEN };
-            match timeout(patience, lines.next()).await {
+            match lines.next_within(patience).await {
                 Err(_) if is_proven => return Err(Failure::Silent(patience).into()),
                 Err(_) => {}
                 Ok(line) => match line? {

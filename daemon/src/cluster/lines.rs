@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Bytes;
 use kube::client::Body;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::failure::{Failure, chain};
@@ -24,6 +25,8 @@ pub struct Lines {
     server: String,
     body: Body,
     buffer: Vec<u8>,
+    /// Where the next line begins.
+    start: usize,
     /// Up to here the buffer was searched for an end of line.
     searched: usize,
 }
@@ -31,20 +34,20 @@ pub struct Lines {
 impl Lines {
     /// The body of an answer of the server at this address.
     pub fn new(server: &str, response: Response<Body>) -> Self {
-        Self { server: server.to_owned(), body: response.into_body(), buffer: Vec::new(), searched: 0 }
+        Self { server: server.to_owned(), body: response.into_body(), buffer: Vec::new(), start: 0, searched: 0 }
     }
 
-    /// The next line; `None` at the end. A line that the end cuts off is none. Safe to be dropped and called again.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    /// The next line; `None` at the end. A line that the end cuts off is none. Safe to be dropped and called again. The
+    /// server has this long; a line that is here already costs no timer.
+    pub async fn next_within(&mut self, patience: Duration) -> Result<Result<Option<Vec<u8>>, Failure>, Elapsed> {
+        match self.take_line() {
+            Some(line) => Ok(Ok(Some(line))),
+            None => timeout(patience, self.next()).await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
-            if let Some(position) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let rest = self.buffer.split_off(self.searched + position + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                line.pop();
-                self.searched = 0;
-                return Ok(Some(line));
-            }
-            self.searched = self.buffer.len();
             if self.searched > LINE_MAX {
                 return Err(Failure::Garbage(format!("an event of more than {LINE_MAX} bytes")));
             }
@@ -52,7 +55,25 @@ impl Lines {
                 Some(bytes) => self.buffer.extend_from_slice(&bytes),
                 None => return Ok(None),
             }
+            if let Some(line) = self.take_line() {
+                return Ok(Some(line));
+            }
         }
+    }
+
+    /// A whole line of the buffer. Without one, what is left is moved to its front: once for each piece that comes.
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            self.searched = self.buffer.len();
+            return None;
+        };
+        let end = self.searched + length;
+        let line = self.buffer[self.start..end].to_vec();
+        self.start = end + 1;
+        self.searched = self.start;
+        Some(line)
     }
 
     /// Everything, if no pause is longer than this.

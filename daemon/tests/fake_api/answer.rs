@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -53,6 +54,9 @@ pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     shared.world().requests.push(format!("{} {path}?{query}", request.method()));
+    if !is_known(&request, &shared.world()) {
+        return refused(401, "Unauthorized");
+    }
     let fault = shared.world().fault.clone();
     let Some((kind, resource)) = kind_of(&path) else { return refused(404, "no such resource") };
     match fault {
@@ -71,6 +75,11 @@ pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response
     }
     let parameters = parameters(&query);
     if parameters.contains_key("watch") { watch(kind, parameters, shared) } else { list(kind, &parameters, &shared) }
+}
+
+fn is_known(request: &Request<Incoming>, world: &World) -> bool {
+    let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    world.token.as_ref().is_none_or(|token| shown == Some(format!("Bearer {token}").as_bytes()))
 }
 
 async fn patch(request: Request<Incoming>, shared: &Shared, path: &str) -> Response<Pieces> {

@@ -106,11 +106,11 @@ impl FakeApi {
         self.shared.world().requests.clone()
     }
 
-    /// A kubeconfig for it.
-    pub fn kubeconfig(&self) -> String {
+    /// A kubeconfig for it, with this user.
+    pub fn kubeconfig(&self, user: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: fake\nclusters: [{{name: fake, cluster: {{server: \"{}\"}}}}]\n\
-             users: [{{name: fake, user: {{}}}}]\ncontexts: [{{name: fake, context: {{cluster: fake, user: fake}}}}]\n",
+             users: [{{name: fake, user: {user}}}]\ncontexts: [{{name: fake, context: {{cluster: fake, user: fake}}}}]\n",
             self.url()
         )
     }

@@ -69,6 +69,8 @@ pub struct World {
     pub streams: Streams,
     /// What goes wrong.
     pub fault: Fault,
+    /// The one token that it believes; it believes everybody without.
+    pub token: Option<String>,
     /// How often a watch gets a bookmark.
     pub bookmarks: Duration,
     /// The largest page it gives.
@@ -88,6 +90,7 @@ impl Default for World {
             oldest: 0,
             streams: Streams::Yes,
             fault: Fault::None,
+            token: None,
             bookmarks: Duration::from_millis(100),
             page_max: 500,
             requests: Vec::new(),

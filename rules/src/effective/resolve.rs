@@ -4,6 +4,7 @@
 //! pods that count as peers are found (not terminal, not on the host's network, not gone from the API), each with the
 //! addresses it owns; a pod of a namespace that is not known matches no namespaceSelector.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -15,7 +16,6 @@ use crate::policy::{Namespaces, Operator, PodPeer, Selector};
 
 /// Answers which addresses are meant; built for one evaluation.
 pub(super) struct Resolver<'a> {
-    index: &'a Index,
     /// By namespace and name.
     pods: Vec<Candidate<'a>>,
     by_label: LabelIndex<'a>,
@@ -48,7 +48,6 @@ impl<'a> Resolver<'a> {
             }
         }
         Self {
-            index,
             by_label: LabelIndex::new(pods.iter().map(|candidate| &candidate.pod.labels).collect()),
             pods,
             by_namespace,
@@ -65,33 +64,23 @@ impl<'a> Resolver<'a> {
 
     /// The destinations behind a port's name.
     pub(super) fn endpoints(&self, key: &EndpointKey) -> BTreeSet<(IpAddr, Protocol, u16)> {
-        let named = self.by_port.get(&(key.protocol, key.port.as_str())).map_or(&[][..], Vec::as_slice);
+        let positions = match &key.peer {
+            PeerMatch::Pods(peer) => Cow::Owned(self.select(peer)),
+            PeerMatch::Any | PeerMatch::Blocks(_) => {
+                Cow::Borrowed(self.by_port.get(&(key.protocol, key.port.as_str())).map_or(&[][..], Vec::as_slice))
+            }
+        };
+        let is_meant = |address: &IpAddr| match &key.peer {
+            PeerMatch::Blocks(blocks) => blocks.iter().any(|block| block.contains(*address)),
+            PeerMatch::Any | PeerMatch::Pods(_) => true,
+        };
         let mut found = BTreeSet::new();
-        for Candidate { pod, addresses } in named.iter().map(|position| &self.pods[*position]) {
-            let addresses = addresses.iter().filter(|address| self.is_meant(&key.peer, pod, **address));
-            for address in addresses {
-                found.extend(pod.port_numbers(key.protocol, &key.port).map(|number| (*address, key.protocol, number)));
+        for Candidate { pod, addresses } in positions.iter().map(|position| &self.pods[*position]) {
+            for number in pod.port_numbers(key.protocol, &key.port) {
+                found.extend(addresses.iter().copied().filter(is_meant).map(|address| (address, key.protocol, number)));
             }
         }
         found
-    }
-
-    fn is_meant(&self, peer: &PeerMatch, pod: &Pod, address: IpAddr) -> bool {
-        match peer {
-            PeerMatch::Any => true,
-            PeerMatch::Blocks(blocks) => blocks.iter().any(|block| block.contains(address)),
-            PeerMatch::Pods(peer) => self.is_selected(peer, pod),
-        }
-    }
-
-    fn is_selected(&self, peer: &PodPeer, pod: &Pod) -> bool {
-        let namespace = match &peer.namespaces {
-            Namespaces::Named(name) => pod.name.namespace == *name,
-            Namespaces::Matching(selector) => {
-                self.index.namespace(&pod.name.namespace).is_some_and(|namespace| selector.matches(&namespace.labels))
-            }
-        };
-        namespace && peer.pods.matches(&pod.labels)
     }
 
     /// The positions of the pods a peer selects, by the shorter way: through the namespaces or through the labels.

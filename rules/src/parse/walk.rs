@@ -3,6 +3,9 @@
 //! In: a JSON value. Out: its parts as [`Node`]s, and a [`Report`] of what is wrong. What always holds: a wrong type is
 //! reported where it is found and read as missing; `null` is missing.
 
+use std::fmt;
+use std::rc::Rc;
+
 use serde_json::{Map, Value};
 
 use super::{Fault, Refusal};
@@ -16,11 +19,11 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn fault(&mut self, node: &Node<'_>, problem: impl Into<String>) {
-        self.faults.push(Fault { field: node.path.clone(), problem: problem.into() });
+        self.faults.push(Fault { field: node.path.to_string(), problem: problem.into() });
     }
 
     pub(super) fn warn(&mut self, node: &Node<'_>, problem: impl Into<String>) {
-        self.warnings.push(Fault { field: node.path.clone(), problem: problem.into() });
+        self.warnings.push(Fault { field: node.path.to_string(), problem: problem.into() });
     }
 
     /// The faults as a refusal, if there are any.
@@ -29,23 +32,52 @@ impl Report {
     }
 }
 
+/// Where a value stands: the way to what it is part of, and the last step. It becomes text only where something is wrong.
+#[derive(Clone, Debug, Default)]
+struct Path<'a>(Option<Rc<(Path<'a>, Step<'a>)>>);
+
+/// One step into a value.
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Field(&'a str),
+    Item(usize),
+}
+
+impl<'a> Path<'a> {
+    fn then(&self, step: Step<'a>) -> Self {
+        Self(Some(Rc::new((self.clone(), step))))
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((above, step)) = self.0.as_deref() else { return Ok(()) };
+        above.fmt(f)?;
+        match step {
+            Step::Field(name) if above.0.is_none() => f.write_str(name),
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Item(position) => write!(f, "[{position}]"),
+        }
+    }
+}
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
-    path: String,
+    path: Path<'a>,
     value: &'a Value,
 }
 
 /// An object, its fields by name.
 #[derive(Clone, Debug)]
 pub(super) struct Fields<'a> {
-    path: String,
+    path: Path<'a>,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Node<'a> {
     pub(super) fn root(value: &'a Value) -> Self {
-        Self { path: String::new(), value }
+        Self { path: Path::default(), value }
     }
 
     pub(super) fn value(&self) -> &'a Value {
@@ -67,7 +99,7 @@ impl<'a> Node<'a> {
 
     pub(super) fn list(&self, report: &mut Report) -> Option<Vec<Node<'a>>> {
         let list = self.expect(report, "a list", self.value.as_array())?;
-        let item = |(position, value)| Node { path: format!("{}[{position}]", self.path), value };
+        let item = |(position, value)| Node { path: self.path.then(Step::Item(position)), value };
         Some(list.iter().enumerate().map(item).collect())
     }
 
@@ -88,7 +120,7 @@ impl<'a> Node<'a> {
 impl<'a> Fields<'a> {
     /// A field that is there and not null.
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
-        let value = self.map.get(name).filter(|value| !value.is_null())?;
+        let (name, value) = self.map.get_key_value(name).filter(|(_, value)| !value.is_null())?;
         Some(self.node(name, value))
     }
 
@@ -113,9 +145,8 @@ impl<'a> Fields<'a> {
         self.map.iter().map(|(name, value)| (name.as_str(), self.node(name, value)))
     }
 
-    fn node(&self, name: &str, value: &'a Value) -> Node<'a> {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        Node { path, value }
+    fn node(&self, name: &'a str, value: &'a Value) -> Node<'a> {
+        Node { path: self.path.then(Step::Field(name)), value }
     }
 }
 
