@@ -4,17 +4,19 @@
 mod scraped;
 mod shipped;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use flatfell::status::Transactions;
 use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place};
-use scraped::server::Prometheus;
-use scraped::table::{Facts, WINDOW, check, table};
+use scraped::server::{Prometheus, Sample};
+use scraped::table::{Expect, Facts, WINDOW, check, table};
 use scraped::traffic::{self, CLIENT, DB, IDLE, STRANGER, WEB};
 use serde_json::Value;
+use shipped::Query;
 
 /// From the first scrape to the questions: a rate is taken as if the last scrape's distance came on top.
 const SCRAPED_FOR: Duration = Duration::from_secs(22);
@@ -161,6 +163,60 @@ fn filled(place: &str, expr: &str) -> String {
     filled
 }
 
+/// What is wrong with an answer.
+fn complaint(table: &BTreeMap<&str, Expect>, query: &Query, answer: &Result<Vec<Sample>, String>) -> Option<String> {
+    let verdict = match (table.get(query.place.as_str()), answer) {
+        (None, _) => Err("is not in the table".to_owned()),
+        (Some(_), Err(error)) => Err(error.clone()),
+        (Some(expect), Ok(answer)) => check(expect, answer),
+    };
+    verdict.err().map(|why| format!("{}\n  {}\n  {why}", query.place, query.expr))
+}
+
+/// What is known by other ways than Prometheus.
+fn gather(
+    lab: &Lab,
+    nodes: &[FlatfellNode; 2],
+    before: &(Transactions, Reading),
+    [first, last]: [Reading; 2],
+) -> Facts {
+    let report = nodes[0].status().expect("a status");
+    let rule = |report: &flatfell::status::Report, policy: &str, index| {
+        report.rules.iter().find(|rule| rule.policy == policy && rule.index == index).expect("a rule").clone()
+    };
+    let used = rule(&report, "allow-client", 0);
+    let (peers, ports) = used.content.trim_start_matches("accept peers ").split_once(" ports ").expect("a content");
+    let own = nodes[0].metrics().expect("metrics");
+    let value = |line: &str| -> f64 {
+        let found = own.lines().find_map(|own| own.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}: {own}"));
+        found.trim().parse().expect("a number")
+    };
+    let limit = value("flatfell_rule_ids_limit{direction=\"ingress\"}").max(1.0);
+    let count = |after: u64, before: u64| f64::from(u32::try_from(after - before).expect("few"));
+    Facts {
+        used: used.rule.clone(),
+        unused: rule(&report, "allow-client", 1).rule,
+        egress: rule(&nodes[1].status().expect("a status"), "client-egress", 0).rule,
+        peers: peers.to_owned(),
+        ports: ports.to_owned(),
+        committed: count(report.transactions.committed, before.0.committed),
+        operations: count(report.transactions.operations, before.0.operations),
+        generation: f64::from(report.generation),
+        age: range(first.age, last.age, 2.0),
+        conntrack: [0, 1].map(|node| range(first.entries[node], last.entries[node], 1.0)),
+        conntrack_max: conntrack(lab, 1, "max"),
+        // The kernel counts pages in batches, by processor: what it says in two places differs.
+        memory: range(first.memory * 0.99, last.memory * 1.01, 2e6),
+        cpu: range((first.cpu - before.1.cpu) * 0.85, (last.cpu - before.1.cpu) * 1.15, 0.05),
+        files: range(first.files, last.files, 2.0),
+        objects: [objects(lab), vec![("elements", value("flatfell_programmed_objects{kind=\"elements\"}"))]].concat(),
+        series: value("flatfell_series "),
+        ids: ["ingress", "egress"]
+            .map(|direction| (direction, value(&format!("flatfell_rule_ids{{direction=\"{direction}\"}}")) / limit))
+            .into(),
+    }
+}
+
 #[test]
 fn each_query_says_what_was_sent() {
     let lab = Lab::new(LabConfig { nodes: 2, pods: 3, ..LabConfig::default() }).expect("a lab");
@@ -193,61 +249,12 @@ fn each_query_says_what_was_sent() {
         .collect();
     let last = read(&lab, &nodes[0]);
 
-    let report = nodes[0].status().expect("a status");
-    let rule = |report: &flatfell::status::Report, policy: &str, index| {
-        report.rules.iter().find(|rule| rule.policy == policy && rule.index == index).expect("a rule").clone()
-    };
-    let used = rule(&report, "allow-client", 0);
-    let (peers, ports) = used.content.trim_start_matches("accept peers ").split_once(" ports ").expect("a content");
-    let own = nodes[0].metrics().expect("metrics");
-    let value = |line: &str| -> f64 {
-        let found = own.lines().find_map(|own| own.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}: {own}"));
-        found.trim().parse().expect("a number")
-    };
-    let limit = value("flatfell_rule_ids_limit{direction=\"ingress\"}").max(1.0);
-    let count = |after: u64, before: u64| f64::from(u32::try_from(after - before).expect("few"));
-    let facts = Facts {
-        used: used.rule.clone(),
-        unused: rule(&report, "allow-client", 1).rule,
-        egress: rule(&nodes[1].status().expect("a status"), "client-egress", 0).rule,
-        peers: peers.to_owned(),
-        ports: ports.to_owned(),
-        committed: count(report.transactions.committed, before.0.committed),
-        operations: count(report.transactions.operations, before.0.operations),
-        generation: f64::from(report.generation),
-        age: range(first.age, last.age, 2.0),
-        conntrack: [0, 1].map(|node| range(first.entries[node], last.entries[node], 1.0)),
-        conntrack_max: conntrack(&lab, 1, "max"),
-        // The kernel counts pages in batches, by processor: what it says in two places differs.
-        memory: range(first.memory * 0.99, last.memory * 1.01, 2e6),
-        cpu: range((first.cpu - before.1.cpu) * 0.85, (last.cpu - before.1.cpu) * 1.15, 0.05),
-        files: range(first.files, last.files, 2.0),
-        objects: [objects(&lab), vec![("elements", value("flatfell_programmed_objects{kind=\"elements\"}"))]].concat(),
-        series: value("flatfell_series "),
-        ids: ["ingress", "egress"]
-            .map(|direction| (direction, value(&format!("flatfell_rule_ids{{direction=\"{direction}\"}}")) / limit))
-            .into(),
-    };
-    let table = table(&facts);
-    let mut wrong = Vec::new();
-    for (answer, query) in answers.iter().chain(&recorded) {
-        let verdict = match (table.get(query.place.as_str()), answer) {
-            (None, _) => Err("is not in the table".to_owned()),
-            (Some(_), Err(error)) => Err(error.clone()),
-            (Some(expect), Ok(answer)) => check(expect, answer),
-        };
-        if let Err(why) = verdict {
-            wrong.push(format!("{}\n  {}\n  {why}", query.place, query.expr));
-        }
-    }
+    let table = table(&gather(&lab, &nodes, &before, [first, last]));
+    let answered = answers.iter().chain(&recorded);
+    let wrong: Vec<String> = answered.filter_map(|(answer, query)| complaint(&table, query, answer)).collect();
     let places: BTreeSet<&str> = answers.iter().map(|(_, query)| query.place.as_str()).collect();
     let stale: Vec<_> = table.keys().filter(|place| !places.contains(*place)).collect();
-    assert!(
-        wrong.is_empty() && stale.is_empty(),
-        "{} of {}:\n{}\nwithout a query: {stale:?}",
-        wrong.len(),
-        table.len(),
-        wrong.join("\n")
-    );
+    let (count, text) = (wrong.len(), wrong.join("\n"));
+    assert!(wrong.is_empty() && stale.is_empty(), "{count} of {}:\n{text}\nwithout a query: {stale:?}", table.len());
     println!("{} queries say what was sent", answers.len() + recorded.len());
 }
