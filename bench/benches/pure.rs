@@ -98,7 +98,9 @@ fn at_size(criterion: &mut Criterion, size: Size) {
     group.bench_function(id("evaluate"), |b| b.iter(|| black_box(evaluate(&before))));
     group.bench_function(id("compile"), |b| b.iter(|| black_box(ruleset(&had, &layout))));
     group.bench_function(id("encode everything"), |b| b.iter(|| black_box(encoded(&whole))));
-    group.bench_function(id("plan of a pod that joins"), |b| b.iter(|| black_box(plan(&have, want.clone(), || want.clone()))));
+    group.bench_function(id("plan of a pod that joins"), |b| {
+        b.iter(|| black_box(plan(&have, want.clone(), || want.clone())))
+    });
     group.bench_function(id("a pod joins, to bytes"), |b| {
         b.iter_batched(
             || (before.clone(), joins.clone()),
