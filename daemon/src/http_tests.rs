@@ -52,7 +52,7 @@ fn meanings() -> BTreeMap<String, CounterMeaning> {
         occurrence: 0,
     };
     BTreeMap::from([
-        ("r1".to_owned(), CounterMeaning::Rule { identity, index: 2, action: Action::Accept }),
+        ("r1".to_owned(), CounterMeaning::Rule { identity: identity.into(), index: 2, action: Action::Accept }),
         ("d1".to_owned(), CounterMeaning::Dropped { pod: pod.clone(), direction: Direction::Ingress }),
         ("w1".to_owned(), CounterMeaning::WouldDrop { pod, direction: Direction::Egress }),
         ("g1".to_owned(), CounterMeaning::Guard(Guard::Frame)),

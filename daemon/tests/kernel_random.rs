@@ -98,8 +98,8 @@ impl Random {
     }
 
     fn keys(&mut self, key: &[KeyType], kind: SetKind, count: usize) -> BTreeMap<Element, Datum> {
-        let element = |random: &mut Self| key.iter().map(|one| random.value(*one)).collect();
-        (0..count).map(|_| (Element::Key(element(self)), self.datum(kind))).collect()
+        let element = |random: &mut Self| Element::key(key.iter().map(|one| random.value(*one)));
+        (0..count).map(|_| (element(self), self.datum(kind))).collect()
     }
 
     /// Ranges between every second pair of sorted values: they neither overlap nor touch.

@@ -108,7 +108,7 @@ fn each_place_of_a_bad_operation_is_found() {
 #[test]
 fn an_element_with_another_datum_is_refused() {
     in_namespace(|| {
-        let elements = |verdict| BTreeMap::from([(Element::Key(vec![v4("10.0.0.1")]), Datum::Verdict(verdict))]);
+        let elements = |verdict| BTreeMap::from([(Element::key([v4("10.0.0.1")]), Datum::Verdict(verdict))]);
         let add = |verdict| op(OpKind::AddElements { set: "m".to_owned(), elements: elements(verdict) });
         let map = set(SetKind::VerdictMap, &[KeyType::Ipv4Addr], "", vec![]);
         let mut kernel = Kernel::open().expect("socket");

@@ -136,7 +136,7 @@ pub enum CounterMeaning {
     /// Of a rule that accepts: all packets of its connections, both ways. Of any other: the packets it decided.
     Rule {
         /// The rule.
-        identity: RuleIdentity,
+        identity: Arc<RuleIdentity>,
         /// Its place in its policy: shown, never a key.
         index: usize,
         /// What it does.
@@ -145,7 +145,7 @@ pub enum CounterMeaning {
     /// Connections that a rule accepted: their number is that of the packets.
     RuleConnections {
         /// The rule.
-        identity: RuleIdentity,
+        identity: Arc<RuleIdentity>,
         /// Its place in its policy: shown, never a key.
         index: usize,
         /// What it does.

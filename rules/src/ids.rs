@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_table_gives_back_what_was_given_out_and_what_must_wait() {
-        let element = |mark| Element::Key(vec![Value::Mark(mark)]);
+        let element = |mark| Element::key([Value::Mark(mark)]);
         let set = |elements: BTreeMap<Element, Datum>| Set {
             kind: crate::ruleset::SetKind::CounterMap,
             key: vec![crate::ruleset::KeyType::Mark],

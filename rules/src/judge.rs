@@ -260,6 +260,8 @@ fn port_matches(port: &PortMatch, flow: &Flow) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::testing::{flow, ip, object_name};
 
@@ -276,7 +278,13 @@ mod tests {
             occurrence: 0,
         };
         let ports = PortMatch::Ranges(Protocol::Tcp, vec![port..=port]);
-        EffectiveRule { identity, index: 0, tier, action, matches: vec![RuleMatch::Peer(PeerMatch::Any, ports)] }
+        EffectiveRule {
+            identity: Arc::new(identity),
+            index: 0,
+            tier,
+            action,
+            matches: vec![RuleMatch::Peer(PeerMatch::Any, ports)],
+        }
     }
 
     fn allowed(default: Fallback, rules: &[EffectiveRule], port: u16) -> bool {

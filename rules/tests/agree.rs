@@ -160,7 +160,7 @@ fn traced(cluster: &Cluster, probes: &[Probe]) -> Vec<bool> {
 
 /// The name of the counter that a mark has for this half; `None` where the half has no id.
 fn counted_for(ruleset: &Ruleset, mark: u32, half: Direction) -> Option<&str> {
-    let key = Element::Key(vec![Mark(mark & id_mask(half))]);
+    let key = Element::key([Mark(mark & id_mask(half))]);
     let table = &ruleset.tables[&Slot::A.inet()];
     match table.sets[COUNTERS].elements.get(&key) {
         Some(Datum::Counter(name)) if mark & id_mask(half) != 0 => Some(name),
@@ -211,7 +211,7 @@ fn lets(origin: Origin<'_>, may: &Origins, effective: &Effective) -> bool {
         Origin::Rule(identity) => {
             let pod = effective.pods.iter().find(|pod| pod.name.to_string() == may.pod).expect("a pod");
             let mut rules = pod.isolation(identity.direction).rules.iter();
-            let rule = rules.find(|rule| rule.identity == *identity).expect("a rule");
+            let rule = rules.find(|rule| *rule.identity == *identity).expect("a rule");
             may.rules.contains(&(identity.policy.to_string(), rule.index))
         }
     }

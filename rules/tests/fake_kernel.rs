@@ -71,7 +71,7 @@ fn elements(random: &mut Random, set: &str) -> BTreeMap<Element, Datum> {
         |random: &mut Random| Value::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(random.below(12)).expect("small")));
     let (a, b) = (address(random), address(random));
     let element =
-        if shape(set).interval { Element::Range(a.clone().min(b.clone()), a.max(b)) } else { Element::Key(vec![a]) };
+        if shape(set).interval { Element::Range(a.clone().min(b.clone()), a.max(b)) } else { Element::key([a]) };
     let datum = if set.starts_with('m') { Datum::Verdict(verdict(random)) } else { Datum::None };
     BTreeMap::from([(element, datum)])
 }

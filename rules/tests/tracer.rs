@@ -151,7 +151,7 @@ fn fields_a_packet_lacks_match_nothing() {
 #[test]
 fn sets_and_maps_answer_for_what_is_in_them() {
     let lookup = |set: &str| Expr::Lookup { key: vec![Field::IpSaddr], set: set.into() };
-    let key = |last| (Element::Key(vec![Value::V4(v4(last))]), Datum::None);
+    let key = |last| (Element::key([Value::V4(v4(last))]), Datum::None);
     let range = |first, last| (Element::Range(Value::V4(v4(first)), Value::V4(v4(last))), Datum::None);
     let plain = |elements| vec![("s", set(SetKind::Set, KeyType::Ipv4Addr, false, elements))];
     assert!(matches(lookup("s"), plain(vec![key(1)]), &packet()));
@@ -159,7 +159,7 @@ fn sets_and_maps_answer_for_what_is_in_them() {
     let spread = |elements| vec![("s", set(SetKind::Set, KeyType::Ipv4Addr, true, elements))];
     assert!(matches(lookup("s"), spread(vec![range(0, 1)]), &packet()));
     assert!(!matches(lookup("s"), spread(vec![range(2, 9)]), &packet()));
-    let element = (Element::Key(vec![Value::V4(v4(1))]), Datum::Verdict(Verdict::Drop));
+    let element = (Element::key([Value::V4(v4(1))]), Datum::Verdict(Verdict::Drop));
     let vmap = || rule([Expr::Vmap { key: vec![Field::IpSaddr], map: "m".into() }]);
     let map = |elements: Vec<_>| vec![("m", set(SetKind::VerdictMap, KeyType::Ipv4Addr, false, elements))];
     assert!(!trace(&ruleset([("base", base(0, [vmap()]))], map(vec![element])), &packet()).passed);
@@ -169,7 +169,7 @@ fn sets_and_maps_answer_for_what_is_in_them() {
 #[test]
 fn a_counter_map_counts_or_ends_the_rule() {
     let marks = |mark| {
-        let element = (Element::Key(vec![Value::Mark(mark)]), Datum::Counter("n".into()));
+        let element = (Element::key([Value::Mark(mark)]), Datum::Counter("n".into()));
         vec![("m", set(SetKind::CounterMap, KeyType::Mark, false, [element]))]
     };
     let drop = rule([Expr::CounterMap { mask: 0xff00_0000, map: "m".into() }, Expr::Verdict(Verdict::Drop)]);
@@ -181,7 +181,7 @@ fn a_counter_map_counts_or_ends_the_rule() {
 
 #[test]
 fn json_has_every_part() {
-    let element = (Element::Key(vec![Value::V4(v4(1))]), Datum::Verdict(Verdict::Jump("c".into())));
+    let element = (Element::key([Value::V4(v4(1))]), Datum::Verdict(Verdict::Jump("c".into())));
     let map = vec![("m", set(SetKind::VerdictMap, KeyType::Ipv4Addr, false, [element]))];
     let rules = ruleset([("base", base(-10, [counted("n", Verdict::Drop)])), ("c", chain([]))], map);
     let json = serde_json::to_value(&rules).expect("plain data");

@@ -19,12 +19,12 @@ fn identity(policy: &str, action: Action) -> RuleIdentity {
 }
 
 fn rule(policy: &str, action: Action) -> CounterMeaning {
-    CounterMeaning::Rule { identity: identity(policy, action), index: 2, action }
+    CounterMeaning::Rule { identity: identity(policy, action).into(), index: 2, action }
 }
 
 fn connections(policy: &str) -> CounterMeaning {
     let action = Action::Accept;
-    CounterMeaning::RuleConnections { identity: identity(policy, action), index: 2, action }
+    CounterMeaning::RuleConnections { identity: identity(policy, action).into(), index: 2, action }
 }
 
 fn dropped(pod: &str) -> CounterMeaning {

@@ -99,8 +99,8 @@ fn series() -> Series {
         occurrence: 0,
     };
     let all = [
-        CounterMeaning::Rule { identity: identity(), index: 0, action },
-        CounterMeaning::RuleConnections { identity: identity(), index: 0, action },
+        CounterMeaning::Rule { identity: Arc::new(identity()), index: 0, action },
+        CounterMeaning::RuleConnections { identity: Arc::new(identity()), index: 0, action },
         CounterMeaning::DefaultAllowed { pod: pod(), direction },
         CounterMeaning::DefaultAllowedConnections { pod: pod(), direction },
         CounterMeaning::Dropped { pod: pod(), direction },

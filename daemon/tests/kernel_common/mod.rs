@@ -83,7 +83,7 @@ pub fn v6(text: &str) -> Value {
 }
 
 pub fn set(kind: SetKind, key: &[KeyType], comment: &str, elements: Vec<(Vec<Value>, Datum)>) -> Set {
-    let elements = elements.into_iter().map(|(key, datum)| (Element::Key(key), datum)).collect();
+    let elements = elements.into_iter().map(|(key, datum)| (Element::key(key), datum)).collect();
     Set { kind, key: key.to_vec(), interval: false, size: None, comment: comment.to_owned(), elements }
 }
 

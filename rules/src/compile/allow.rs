@@ -3,6 +3,8 @@
 //! In: a rule that accepts, or a pod where none was needed. Out: a chain that writes the id, the counters behind it. What always
 //! holds: such a chain decides nothing and comes back; what has no id has no counters, and writes the id of all without.
 
+use std::sync::Arc;
+
 use super::CounterMeaning;
 use super::sets::Builder;
 use crate::effective::{EffectivePod, EffectiveRule};
@@ -41,8 +43,8 @@ impl<'a> Allowed<'a> {
             Self::Rule(rule) => {
                 let (index, action) = (rule.index, rule.action);
                 [
-                    CounterMeaning::Rule { identity: rule.identity.clone(), index, action },
-                    CounterMeaning::RuleConnections { identity: rule.identity.clone(), index, action },
+                    CounterMeaning::Rule { identity: Arc::clone(&rule.identity), index, action },
+                    CounterMeaning::RuleConnections { identity: Arc::clone(&rule.identity), index, action },
                 ]
             }
             Self::Default(pod) => [

@@ -26,7 +26,7 @@ fn rule(direction: Direction) -> EffectiveRule {
         occurrence: 0,
     };
     let matches = vec![RuleMatch::Peer(PeerMatch::Any, PortMatch::Any)];
-    EffectiveRule { identity, index: 0, tier: Tier::NetworkPolicy, action: Action::Accept, matches }
+    EffectiveRule { identity: Arc::new(identity), index: 0, tier: Tier::NetworkPolicy, action: Action::Accept, matches }
 }
 
 /// `a` has a rule for each direction, `b` none and no isolation.

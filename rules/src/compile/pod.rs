@@ -8,6 +8,7 @@
 //! allowed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::CounterMeaning;
 use super::allow::Allowed;
@@ -149,7 +150,8 @@ impl<'a> PodChains<'a, '_> {
     }
 
     fn rule_counter(&mut self, rule: &EffectiveRule) -> Expr {
-        let meaning = CounterMeaning::Rule { identity: rule.identity.clone(), index: rule.index, action: rule.action };
+        let meaning =
+            CounterMeaning::Rule { identity: Arc::clone(&rule.identity), index: rule.index, action: rule.action };
         let policy = rule.identity.policy.to_string();
         let text = format!("{} {}", rule.identity.direction, rule.identity.content());
         Expr::Counter(self.table.counter(("rule", &rule.identity.text(), &policy), &text, meaning))

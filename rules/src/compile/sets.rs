@@ -114,7 +114,7 @@ impl Builder<'_> {
     /// Adds an element to a set that is there.
     pub(super) fn element(&mut self, set: &str, value: Value, datum: Datum) {
         if let Some(set) = self.table.sets.get_mut(set) {
-            set.elements.insert(Element::Key(vec![value]), datum);
+            set.elements.insert(Element::key([value]), datum);
         }
     }
 
@@ -122,7 +122,7 @@ impl Builder<'_> {
     pub(super) fn addresses(&mut self, ip: Ip, text: &str, addresses: &BTreeSet<IpAddr>) -> String {
         self.shared(&format!("peer{}", ip.digit()), text, vec![ip.key_type()], false, || {
             let of_family = addresses.iter().filter(|peer| Ip::of(**peer) == ip);
-            of_family.map(|peer| Element::Key(vec![address(*peer)])).collect()
+            of_family.map(|peer| Element::key([address(*peer)])).collect()
         })
     }
 
@@ -154,7 +154,7 @@ impl Builder<'_> {
             let of_family = endpoints.iter().filter(|endpoint| Ip::of(endpoint.0) == ip);
             of_family
                 .map(|&(ip, protocol, port)| {
-                    Element::Key(vec![address(ip), Value::Proto(protocol.number()), Value::Port(port)])
+                    Element::key([address(ip), Value::Proto(protocol.number()), Value::Port(port)])
                 })
                 .collect()
         })

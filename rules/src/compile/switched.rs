@@ -75,7 +75,7 @@ fn set(ip: Ip, bridges: &BTreeSet<BridgeId>) -> Set {
     };
     let element = |bridge: &BridgeId| {
         let key = vec![Value::Ifname(bridge.name.clone()), Value::Mark(bridge.index)];
-        (Element::Key(key), Datum::None)
+        (Element::key(key), Datum::None)
     };
     Set {
         kind: SetKind::Set,

@@ -38,7 +38,7 @@ fn rule(index: usize, tier: Tier, action: Action, port: u16) -> EffectiveRule {
         occurrence: index,
     };
     let matches = vec![RuleMatch::Peer(PeerMatch::Any, PortMatch::Ranges(Protocol::Tcp, vec![port..=port]))];
-    EffectiveRule { identity, index, tier, action, matches }
+    EffectiveRule { identity: Arc::new(identity), index, tier, action, matches }
 }
 
 fn sent(effective: &Effective, port: u16, flow: Flow) -> Trace {

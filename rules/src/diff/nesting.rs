@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn jumps_of_rules_count() {
-        let (name, key) = ("map".to_owned(), Element::Key(vec![Value::Mark(1)]));
+        let (name, key) = ("map".to_owned(), Element::key([Value::Mark(1)]));
         let late = |datum| BTreeMap::from([(&name, BTreeMap::from([(key.clone(), datum)]))]);
         let verdict = late(Datum::Verdict(Verdict::Accept));
         assert!(fits(&Table::default(), &row(DEEPEST - 1), &verdict));

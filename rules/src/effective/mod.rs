@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -92,7 +93,7 @@ pub enum Fallback {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveRule {
     /// What it is known by.
-    pub identity: RuleIdentity,
+    pub identity: Arc<RuleIdentity>,
     /// Its place in the policy's list, from 0: shown, never a key.
     pub index: usize,
     /// Its tier.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::{EffectiveRule, EndpointKey, PeerMatch, PortMatch, RuleIdentity, RuleMatch};
 use crate::cidr;
@@ -15,7 +16,7 @@ use crate::policy::{Action, Direction, Match, Peer, Port, PortSpec, Rule, Tier};
 
 /// A rule in canonical form.
 pub(super) struct PreparedRule {
-    identity: RuleIdentity,
+    identity: Arc<RuleIdentity>,
     index: usize,
     peers: Vec<PeerMatch>,
     ports: Ports,
@@ -53,7 +54,7 @@ pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule])
             occurrence: *count,
         };
         *count += 1;
-        prepared.push(PreparedRule { identity, index, peers, ports });
+        prepared.push(PreparedRule { identity: Arc::new(identity), index, peers, ports });
     }
     prepared
 }
@@ -62,7 +63,7 @@ impl PreparedRule {
     /// What the rule is for one pod: port names of ingress are the pod's own.
     pub(super) fn for_pod(&self, pod: &Pod) -> EffectiveRule {
         EffectiveRule {
-            identity: self.identity.clone(),
+            identity: Arc::clone(&self.identity),
             index: self.index,
             tier: Tier::NetworkPolicy,
             action: self.identity.action,

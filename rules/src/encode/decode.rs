@@ -113,14 +113,14 @@ pub fn collect(set: &Set, raw: Vec<RawElement>) -> BTreeMap<Element, Datum> {
         [key] if set.interval => ranges(*key, raw),
         key => raw
             .into_iter()
-            .map(|one| (Element::Key(key_values(key, &one.key).unwrap_or_default()), one))
+            .map(|one| (Element::key(key_values(key, &one.key).unwrap_or_default()), one))
             .map(|(key, one)| datum(one).map_or_else(foreign_element, |datum| (key, datum)))
             .collect(),
     }
 }
 
 fn foreign_element() -> (Element, Datum) {
-    (Element::Key(Vec::new()), Datum::None)
+    (Element::key([]), Datum::None)
 }
 
 fn datum(element: RawElement) -> Option<Datum> {

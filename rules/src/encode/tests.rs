@@ -11,7 +11,7 @@ fn op(kind: OpKind) -> Op {
 }
 
 fn port(number: u16) -> Element {
-    Element::Key(vec![Value::Port(number)])
+    Element::key([Value::Port(number)])
 }
 
 fn add_rule(exprs: Vec<crate::ruleset::Expr>) -> Op {
@@ -116,8 +116,8 @@ fn what_cannot_be_encoded_exactly_is_refused() {
         compare(Field::Iifname, Value::Ifname("sixteen-letters-".to_owned())),
         compare(Field::Iifname, Value::Ifname("veth*".to_owned())),
         compare(Field::Iifname, Value::Ifname(String::new())),
-        elements(Element::Key(vec![])),
-        elements(Element::Key(vec![Value::AddrType(5)])),
+        elements(Element::key([])),
+        elements(Element::key([Value::AddrType(5)])),
         elements(Element::Range(Value::Port(9), Value::Port(8))),
         elements(Element::Range(Value::Port(9), Value::Proto(10))),
         elements(Element::Range(Value::Mark(1), Value::Mark(2))),

@@ -181,7 +181,7 @@ pub(super) fn field_value(field: Field, value: &Value) -> Result<Vec<u8>, Encode
 /// The key of an element that is no range: concatenated values each fill whole registers.
 pub(super) fn key_bytes(values: &[Value]) -> Result<Vec<u8>, EncodeError> {
     if values.is_empty() || values.iter().any(|value| type_of(value).is_none()) {
-        return Err(EncodeError::Element(Element::Key(values.to_vec())));
+        return Err(EncodeError::Element(Element::key(values.to_vec())));
     }
     if let [one] = values {
         return bytes(one);

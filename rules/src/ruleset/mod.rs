@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use smallvec::SmallVec;
+
 /// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -313,10 +315,18 @@ pub struct Set {
 /// The key of an element.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
-    /// One value for each type of the key.
-    Key(Vec<Value>),
+    /// One value for each type of the key. Most keys are of one type, and there are as many as a cluster has addresses: those
+    /// stand where the element stands.
+    Key(SmallVec<[Value; 1]>),
     /// From the first to the last, both included (interval sets only; one value is a range of itself).
     Range(Value, Value),
+}
+
+impl Element {
+    /// The element with this key.
+    pub fn key(values: impl IntoIterator<Item = Value>) -> Self {
+        Self::Key(values.into_iter().collect())
+    }
 }
 
 /// What an element leads to.

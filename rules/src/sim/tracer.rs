@@ -227,7 +227,7 @@ impl<'a> Walk<'a, '_> {
     fn element(&self, set: &str, key: &[Value]) -> Option<&'a Datum> {
         let set: &Set = self.table.sets.get(set)?;
         if !set.interval {
-            return set.elements.get(&Element::Key(key.to_vec()));
+            return set.elements.get(&Element::key(key.to_vec()));
         }
         let [value] = key else { return None };
         set.elements.iter().find_map(|(element, datum)| match element {

@@ -53,7 +53,7 @@ fn v4(last: u8) -> Value {
 }
 
 fn key(last: u8) -> Element {
-    Element::Key(vec![v4(last)])
+    Element::key([v4(last)])
 }
 
 fn set(kind: SetKind, elements: impl IntoIterator<Item = (Element, Datum)>) -> Set {
@@ -271,7 +271,7 @@ fn an_operation_holds_no_more_elements_than_its_message() {
     let many = |count: u16| {
         let elements = (0..count).map(|n| {
             let [high, low] = n.to_be_bytes();
-            (Element::Key(vec![Value::V4(Ipv4Addr::new(10, 1, high, low))]), Datum::None)
+            (Element::key([Value::V4(Ipv4Addr::new(10, 1, high, low))]), Datum::None)
         });
         one(table(chains(), [("peers", set(SetKind::Set, elements))]))
     };
@@ -474,8 +474,7 @@ fn an_element_that_only_denied_goes_without_tightening() {
 fn counters_by_mark_tighten_only_where_something_hangs_on_them() {
     let with = |then: Option<Expr>, first: Option<Expr>, marks: &[u32]| {
         let by_mark = Expr::CounterMap { mask: u32::MAX, map: "m".into() };
-        let elements =
-            marks.iter().map(|mark| (Element::Key(vec![Value::Mark(*mark)]), Datum::Counter("n".to_string())));
+        let elements = marks.iter().map(|mark| (Element::key([Value::Mark(*mark)]), Datum::Counter("n".to_string())));
         let marks = Set { key: vec![KeyType::Mark], ..set(SetKind::CounterMap, elements) };
         table(
             [("base", base([rule(first.into_iter().chain([by_mark]).chain(then)), verdict(Verdict::Drop)]))],

@@ -230,7 +230,7 @@ fn matches_and_statements_are_printed_as_nft_prints_them() {
     for mask in [u32::MAX, 0xff00_0000, 0x0fff, 1, 0x00ff_f000] {
         rules.push(rule([Expr::CounterMap { mask, map: "by-mark".into() }, Expr::Verdict(Verdict::Accept)]));
     }
-    let by_mark = [(Element::Key(vec![Value::Mark(1)]), Datum::Counter("hits".into()))];
+    let by_mark = [(Element::key([Value::Mark(1)]), Datum::Counter("hits".into()))];
     let table = Table {
         counters: BTreeMap::from([
             ("hits".into(), Counter { comment: "a b".into() }),

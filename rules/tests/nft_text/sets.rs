@@ -26,7 +26,7 @@ pub fn set(
 }
 
 fn keys(values: impl IntoIterator<Item = Value>) -> Vec<(Element, Datum)> {
-    values.into_iter().map(|value| (Element::Key(vec![value]), Datum::None)).collect()
+    values.into_iter().map(|value| (Element::key([value]), Datum::None)).collect()
 }
 
 fn ranges(values: impl IntoIterator<Item = (Value, Value)>) -> Vec<(Element, Datum)> {
@@ -122,7 +122,7 @@ fn plain_sets() -> Vec<(&'static str, Set)> {
 fn wide_sets() -> Vec<(&'static str, Set)> {
     use KeyType::{Icmpv6Type, Ifname, InetProto, InetService, Ipv4Addr as V4, Ipv6Addr as V6, Mark};
     let end = |address: Value, protocol, port| {
-        (Element::Key(vec![address, Value::Proto(protocol), Value::Port(port)]), Datum::None)
+        (Element::key([address, Value::Proto(protocol), Value::Port(port)]), Datum::None)
     };
     let targets =
         [Verdict::Accept, Verdict::Drop, Verdict::Return, Verdict::Jump("end".into()), Verdict::Goto("end".into())];
@@ -160,7 +160,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 false,
                 [("eth0", 5, 1), ("a", 0x500, 135), ("veth", 5, 200)].map(|(name, mark, kind)| {
                     (
-                        Element::Key(vec![Value::Ifname(name.into()), Value::Mark(mark), Value::Icmpv6Type(kind)]),
+                        Element::key([Value::Ifname(name.into()), Value::Mark(mark), Value::Icmpv6Type(kind)]),
                         Datum::None,
                     )
                 }),
@@ -172,7 +172,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 SetKind::VerdictMap,
                 &[V4],
                 false,
-                numbered().map(|(n, verdict)| (Element::Key(vec![Value::V4(Ipv4Addr::new(10, 0, 0, n))]), to(verdict))),
+                numbered().map(|(n, verdict)| (Element::key([Value::V4(Ipv4Addr::new(10, 0, 0, n))]), to(verdict))),
             ),
         ),
         (
@@ -182,7 +182,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 &[V6],
                 false,
                 numbered().map(|(n, verdict)| {
-                    (Element::Key(vec![Value::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, n.into()))]), to(verdict))
+                    (Element::key([Value::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, n.into()))]), to(verdict))
                 }),
             ),
         ),
@@ -210,7 +210,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 &[InetProto, InetService],
                 false,
                 numbered().map(|(n, verdict)| {
-                    (Element::Key(vec![Value::Proto(n), Value::Port(u16::from(n) * 200)]), to(verdict))
+                    (Element::key([Value::Proto(n), Value::Port(u16::from(n) * 200)]), to(verdict))
                 }),
             ),
         ),
@@ -220,7 +220,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 SetKind::VerdictMap,
                 &[InetService],
                 false,
-                numbered().map(|(n, verdict)| (Element::Key(vec![Value::Port(n.into())]), to(verdict))),
+                numbered().map(|(n, verdict)| (Element::key([Value::Port(n.into())]), to(verdict))),
             ),
         ),
         (
@@ -229,7 +229,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 SetKind::VerdictMap,
                 &[Ifname],
                 false,
-                [(Element::Key(vec![Value::Ifname("eth0".into())]), Datum::Verdict(Verdict::Drop))],
+                [(Element::key([Value::Ifname("eth0".into())]), Datum::Verdict(Verdict::Drop))],
             ),
         ),
         (
@@ -238,7 +238,7 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
                 SetKind::CounterMap,
                 &[Mark],
                 false,
-                (0..7).map(|n| (Element::Key(vec![Value::Mark(n)]), Datum::Counter("hits".into()))),
+                (0..7).map(|n| (Element::key([Value::Mark(n)]), Datum::Counter("hits".into()))),
             ),
         ),
     ]

@@ -39,7 +39,7 @@ fn a_pod_that_no_policy_selects_is_open() {
 fn a_rule_says_what_it_is() {
     let rule = ingress(json!([{}])).rules.remove(0);
     assert_eq!((rule.tier, rule.action, rule.index), (Tier::NetworkPolicy, Action::Accept, 0));
-    assert_eq!((rule.identity.policy, rule.identity.direction), (object_name("x/p"), Direction::Ingress));
+    assert_eq!((&rule.identity.policy, rule.identity.direction), (&object_name("x/p"), Direction::Ingress));
     assert_eq!(rule.matches, [RuleMatch::Peer(PeerMatch::Any, PortMatch::Any)]);
 }
 
