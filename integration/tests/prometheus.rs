@@ -14,7 +14,7 @@ use flatfell::status::Transactions;
 use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place};
 use scraped::server::{Prometheus, Sample};
 use scraped::table::{Expect, Facts, WINDOW, check, table};
-use scraped::traffic::{self, CLIENT, DB, IDLE, STRANGER, WEB};
+use scraped::traffic::{self, AUDITED, CLIENT, DB, DENIED_DB, DENIED_WEB, IDLE, STRANGER, WEB};
 use serde_json::Value;
 use shipped::Query;
 
@@ -191,6 +191,16 @@ fn gather(
         let found = own.lines().find_map(|own| own.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}: {own}"));
         found.trim().parse().expect("a number")
     };
+    let flow_log = |metric: &str, label: &'static str, words: &[&'static str]| -> Vec<(&'static str, f64)> {
+        words
+            .iter()
+            .map(|word| (*word, value(&format!("flatfell_flow_log_{metric}_total{{{label}=\"{word}\"}}"))))
+            .collect()
+    };
+    let records = flow_log("records", "verdict", &["denied", "audited"]);
+    let lost = flow_log("lost", "reason", &["rate", "pod", "socket", "writer", "unreadable"]);
+    let logged: f64 = records.iter().chain(&lost).map(|(_, count)| count).sum();
+    assert_eq!(logged, f64::from(DENIED_WEB + DENIED_DB + AUDITED), "{records:?} {lost:?}");
     let limit = value("flatfell_rule_ids_limit{direction=\"ingress\"}").max(1.0);
     let count = |after: u64, before: u64| f64::from(u32::try_from(after - before).expect("few"));
     Facts {
@@ -211,6 +221,8 @@ fn gather(
         files: range(first.files, last.files, 2.0),
         objects: [objects(lab), vec![("elements", value("flatfell_programmed_objects{kind=\"elements\"}"))]].concat(),
         series: value("flatfell_series "),
+        records,
+        lost,
         ids: ["ingress", "egress"]
             .map(|direction| (direction, value(&format!("flatfell_rule_ids{{direction=\"{direction}\"}}")) / limit))
             .into(),

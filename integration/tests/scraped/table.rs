@@ -99,6 +99,9 @@ pub struct Facts {
     /// Of node 1's own answer.
     pub series: f64,
     pub ids: Vec<(&'static str, f64)>,
+    /// Records of the flow log by verdict, and what it lost by reason; together they are all that was denied or audited.
+    pub records: Vec<(&'static str, f64)>,
+    pub lost: Vec<(&'static str, f64)>,
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -113,6 +116,12 @@ fn one(value: f64) -> Expect {
     samples([(&[], value)])
 }
 
+/// Numbers over the whole window, a second, each with the word of its label.
+fn rates(label: &'static str, all: &[(&'static str, f64)]) -> Expect {
+    let sample = |(word, count): &(&str, f64)| (labels(&[(label, word)]), Value::Is(count / WINDOW));
+    Expect::Samples(all.iter().map(sample).collect())
+}
+
 fn within(range: RangeInclusive<f64>) -> Expect {
     Expect::Samples(vec![(labels(&[]), Value::Between(range))])
 }
@@ -125,7 +134,8 @@ fn latency() -> Expect {
 /// By place; a query without an entry fails the test, and so does an entry without a query.
 pub fn table(facts: &Facts) -> BTreeMap<&'static str, Expect> {
     let mut table = BTreeMap::new();
-    for part in [in_force(facts), traffic(facts), policy(facts), node(facts), daemon(facts), alerts(), recorded(facts)]
+    for part in
+        [in_force(facts), traffic(facts), policy(facts), node(facts), daemon(facts), alerts(facts), recorded(facts)]
     {
         for (place, expect) in part {
             assert!(table.insert(place, expect).is_none(), "{place} stands twice");
@@ -274,8 +284,8 @@ fn node(facts: &Facts) -> Part {
             samples([(&[("guard", "router-advertisement")], f64::from(ADVERTISEMENTS) / WINDOW)]),
         ),
         ("node: Ways round policy, closed: B", one(0.0)),
-        ("node: Flow log: A", Expect::Nothing),
-        ("node: Flow log: B", Expect::Nothing),
+        ("node: Flow log: A", rates("verdict", &facts.records)),
+        ("node: Flow log: B", rates("reason", &facts.lost)),
         ("node: Connection table: A", within(facts.conntrack[0].clone())),
         ("node: Connection table: B", one(facts.conntrack_max)),
     ]
@@ -311,7 +321,7 @@ fn daemon(facts: &Facts) -> Part {
     ]
 }
 
-fn alerts() -> Part {
+fn alerts(facts: &Facts) -> Part {
     let third = [
         ("node", "node3"),
         ("job", "flatfell-system/flatfell"),
@@ -336,7 +346,6 @@ fn alerts() -> Part {
         "FlatfellCountersUnread",
         "FlatfellRuleIdsNearlyUsed",
         "FlatfellSeriesNearlyUsed",
-        "FlatfellFlowLogLost",
         "FlatfellUnattributed",
     ];
     let loud = [
@@ -351,7 +360,10 @@ fn alerts() -> Part {
             samples([(&[("node", "node1"), ("guard", "router-advertisement")], f64::from(ADVERTISEMENTS))]),
         ),
     ];
-    quiet.map(|name| (name, Expect::Nothing)).into_iter().chain(loud).collect()
+    let lost = facts.lost.iter().filter(|(_, count)| *count > 100.0);
+    let lost = lost.map(|(reason, count)| (labels(&[("node", "node1"), ("reason", reason)]), Value::Is(*count)));
+    let lost = ("FlatfellFlowLogLost", Expect::Samples(lost.collect()));
+    quiet.map(|name| (name, Expect::Nothing)).into_iter().chain(loud).chain([lost]).collect()
 }
 
 fn recorded(facts: &Facts) -> Part {
