@@ -36,6 +36,9 @@ pub const NO_ID: u16 = 4095;
 /// The largest id that can be given out.
 pub const ID_MAX: u16 = NO_ID - 1;
 
+/// Both halves of a connection, in the order a packet meets them.
+pub const HALVES: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
 /// Bits of the id of one half: egress is the half of the pod that began the connection.
 pub const fn id_mask(half: Direction) -> u32 {
     match half {

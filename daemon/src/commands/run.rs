@@ -105,12 +105,6 @@ async fn serve<S: Source>(
         flows: Arc::clone(&flows),
     };
     let mut beside = JoinSet::new();
-    let events = args.flows.events.then(|| {
-        let (sender, drafts) = flows::events::queue();
-        let counts = Arc::clone(flows.counts());
-        beside.spawn(flows::events::post(args.api.access(), args.node.clone(), drafts, counts));
-        sender
-    });
     let (ask, questions) = mpsc::unbounded_channel();
     let enforcing = Arc::downgrade(&engine);
     let reader = Reader::start(flows::Parts {
@@ -119,7 +113,7 @@ async fn serve<S: Source>(
         node: args.node.clone(),
         names: Names::new(&args.node, ask),
         enforced: Box::new(move || enforcing.upgrade()?.status().enforced.clone()),
-        events,
+        events: events(args, &flows, &mut beside),
         flows,
     })
     .context("--flow-log cannot be opened")?;
@@ -145,6 +139,16 @@ async fn serve<S: Source>(
         block_in_place(|| engine.wait_enforced(&effective, LAST_COMMIT));
     }
     Ok(engine)
+}
+
+/// Where drafts of Kubernetes Events go, if any are wanted; a task `beside` posts them.
+fn events(args: &RunArgs, flows: &Flows, beside: &mut JoinSet<()>) -> Option<mpsc::Sender<flows::events::Draft>> {
+    args.flows.events.then(|| {
+        let (sender, drafts) = flows::events::queue();
+        let counts = Arc::clone(flows.counts());
+        beside.spawn(flows::events::post(args.api.access(), args.node.clone(), drafts, counts));
+        sender
+    })
 }
 
 /// What stands between the controller and the engine: pauses, by the control socket or the Node's annotation.

@@ -252,10 +252,10 @@ impl Reconciler {
             self.gone.keep_in((table, &mut counters), &have, &self.meanings, Instant::now());
         }
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
-        // Where no table has a generation, no flow carries one: there is nothing that a new one would set apart.
+        // Where no table has a generation, no flow carries one: there is nothing that a new one would set apart, and all
+        // flows are swept (`begin_anew`).
         let is_first = !have.tables.values().any(|table| mark_of(table).is_some());
         let mut change = if is_first {
-            self.sweep_fault = Some(UNCHECKED.to_owned());
             Change { tightens: false, ..diff(&have, ruleset) }
         } else {
             plan(&have, ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset)
@@ -327,10 +327,9 @@ impl Reconciler {
         // A table without a generation is one that only remembers bridges.
         let earlier = have.tables.values().find_map(mark_of);
         self.generation = earlier.map_or(Generation::FIRST, unlike);
-        self.sweep_fault = match earlier {
-            Some(_) => Some(UNCHECKED.to_owned()),
-            None => self.sweeper.forget().err().map(|error| format!("old marks of running connections: {error}")),
-        };
+        let forgotten = if earlier.is_none() { self.sweeper.forget() } else { Ok(()) };
+        let fault = forgotten.err().map(|error| format!("old marks of running connections: {error}"));
+        self.sweep_fault = Some(fault.unwrap_or_else(|| UNCHECKED.to_owned()));
     }
 
     /// Counters that are made anew under a name that counted before go on from there.

@@ -12,7 +12,7 @@ pub mod process;
 pub mod series;
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use prometheus_client::encoding::text;
@@ -23,7 +23,8 @@ use own::{Own, Reading};
 use process::{Conntrack, Process};
 use series::{Series, Size};
 
-use crate::flows::{FlowNumbers, LoggedPackets};
+use crate::engine::EngineStatus;
+use crate::flows::LoggedPackets;
 use crate::state::State;
 
 /// Series of single rules and pods, unless told otherwise.
@@ -87,7 +88,7 @@ impl Metrics {
         let mut out = String::with_capacity(kept.length + kept.length / 8);
         let size = kept.series.write(&mut out, format, self.series_max);
         let reading = Reading { failures: kept.failures, age: now.saturating_duration_since(kept.read) };
-        let own = Own { flows: state.flows.numbers(kept.logged), ..self.own(state, status, reading, size) };
+        let own = self.own(state, status, kept.logged, reading, size);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(own));
         let mut rest = String::new();
@@ -103,7 +104,8 @@ impl Metrics {
     fn own(
         &self,
         state: &State,
-        status: std::sync::Arc<crate::engine::EngineStatus>,
+        status: Arc<EngineStatus>,
+        logged: LoggedPackets,
         reading: Reading,
         size: Size,
     ) -> Own {
@@ -113,7 +115,7 @@ impl Metrics {
             paused: state.paused.borrow().clone(),
             is_ready: state.not_ready().is_empty(),
             unprotected: state.unprotected.get().copied(),
-            flows: FlowNumbers::default(),
+            flows: state.flows.numbers(logged),
             reading,
             size,
             series_max: self.series_max,

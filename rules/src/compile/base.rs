@@ -19,7 +19,7 @@ use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
 use crate::effective::{Effective, Fallback};
-use crate::mark::{DENIED_MARK, GENERATION_MASK, IDS_MASK, TWO_IDS, id_mask};
+use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
 
@@ -147,7 +147,7 @@ fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
 fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     let current = layout.generation.mark();
     let of_current = |bit| Expr::CtMark { mask: GENERATION_MASK | TWO_IDS, value: current | bit, negated: false };
-    let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|half| count::by_mark(id_mask(half)));
+    let [egress, ingress] = HALVES.map(|half| count::by_mark(id_mask(half)));
     let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
     let nobody = Expr::Counter(count::unattributed(table));
     let mut rules = vec![
@@ -211,7 +211,7 @@ fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> 
             rule(exprs, "reaches pods without naming them")
         }));
     }
-    rules.extend([Direction::Egress, Direction::Ingress].map(forget));
+    rules.extend(HALVES.map(forget));
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
     rules.extend(judged(table, layout));
@@ -221,7 +221,7 @@ fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> 
 fn input(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
     if layout.own_node_egress {
-        rules.extend([Direction::Egress, Direction::Ingress].map(forget));
+        rules.extend(HALVES.map(forget));
         rules.extend(dispatch(Direction::Egress));
     } else {
         let nobody = Expr::SetCtMark { keep: !IDS_MASK, value: 0 };
@@ -264,7 +264,7 @@ fn dispatch(half: Direction) -> [Rule; 2] {
 fn judged(table: &mut Builder<'_>, layout: &Layout) -> [Rule; 6] {
     let jump = |chain: &str| verdict(Verdict::Jump(chain.to_owned()));
     let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
-    let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|half| count::any_of(id_mask(half)));
+    let [egress, ingress] = HALVES.map(|half| count::any_of(id_mask(half)));
     let nobody = Expr::Counter(count::unattributed(table));
     [
         rule(vec![jump(count::OTHERS)], ""),

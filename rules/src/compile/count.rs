@@ -8,7 +8,7 @@
 use super::sets::{Builder, Ip};
 use super::{CounterMeaning, base};
 use crate::ids::{CONNECTIONS, COUNTERS, Ids, RETIRED};
-use crate::mark::{GENERATION_MASK, IDS_MASK, NO_ID, id_bits, id_mask};
+use crate::mark::{GENERATION_MASK, HALVES, IDS_MASK, NO_ID, id_bits, id_mask};
 use crate::policy::Direction;
 use crate::ruleset::{Chain, Datum, Expr, Field, KeyType, Rule, SetKind, Value, Verdict};
 
@@ -81,9 +81,9 @@ pub(super) fn add_chains(table: &mut Builder<'_>) {
     ];
     add(table, COUNT, "one packet, for each half of its flow", rules);
     let connection = |half| Expr::CounterMap { mask: id_mask(half), map: CONNECTIONS.to_owned() };
-    let rules = [Direction::Egress, Direction::Ingress].map(|half| base::rule(vec![connection(half)], "")).into();
+    let rules = HALVES.map(|half| base::rule(vec![connection(half)], "")).into();
     add(table, BEGIN, "one connection, for each half", rules);
-    let ends = [Direction::Egress, Direction::Ingress].into_iter().flat_map(base::ends);
+    let ends = HALVES.into_iter().flat_map(base::ends);
     let pods = ends.map(|(field, ip)| pod_end(field, ip, Verdict::Return));
     let rules = pods.chain([base::rule(vec![Expr::Verdict(Verdict::Accept)], "none of our business")]).collect();
     add(table, OTHERS, "what has no end in a local pod", rules);
