@@ -243,7 +243,7 @@ impl Guard {
 pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
     let mut inet = sets::Builder::default();
     base::add_sets(&mut inet, layout);
-    for pod in &effective.pods {
+    for pod in effective.pods().values() {
         pod::add(&mut inet, effective, &layout.ids, pod);
     }
     base::add_chains(&mut inet, effective, layout);

@@ -74,10 +74,10 @@ impl Claims {
 }
 
 fn claims(effective: &Effective, half: Direction) -> BTreeSet<String> {
-    let rules = effective.pods.iter().flat_map(|pod| &pod.isolation(half).rules);
+    let rules = effective.pods().values().flat_map(|pod| &pod.isolation(half).rules);
     let rules = rules.filter(|rule| rule.action == Action::Accept).map(|rule| Origin::Rule(&rule.identity));
     let origins: BTreeSet<Origin<'_>> =
-        rules.chain(effective.pods.iter().map(|pod| Origin::Default(&pod.name))).collect();
+        rules.chain(effective.pods().values().map(|pod| Origin::Default(&pod.name))).collect();
     origins.into_iter().map(|origin| origin.counter(half)).collect()
 }
 

@@ -90,8 +90,8 @@ pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
 /// The base chains and the guards.
 pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout: &Layout) {
     let closed = effective
-        .pods
-        .iter()
+        .pods()
+        .values()
         .any(|pod| Direction::BOTH.into_iter().any(|direction| pod.isolation(direction).default == Fallback::Deny));
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });

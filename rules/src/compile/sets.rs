@@ -4,17 +4,18 @@
 //! and counter that a rule names exists; a name's properties follow from the identity in it, so that they never change
 //! under one name (comments, types and flags are create-time only in the kernel).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use imbl::OrdSet;
 use ipnetwork::IpNetwork;
 
 use super::CounterMeaning;
 use crate::cidr;
+use crate::effective::{Addresses, Endpoint};
 use crate::ids::Origin;
 use crate::names;
-use crate::object::Protocol;
 use crate::policy::Direction;
 use crate::ruleset::{Chain, Counter, Datum, Element, KeyType, Set, SetKind, Table, Value};
 
@@ -119,10 +120,10 @@ impl Builder<'_> {
     }
 
     /// The set of a peer's addresses of one family.
-    pub(super) fn addresses(&mut self, ip: Ip, text: &str, addresses: &BTreeSet<IpAddr>) -> String {
+    pub(super) fn addresses(&mut self, ip: Ip, text: &str, addresses: &Addresses) -> String {
         self.shared(&format!("peer{}", ip.digit()), text, vec![ip.key_type()], false, || {
-            let of_family = addresses.iter().filter(|peer| Ip::of(**peer) == ip);
-            of_family.map(|peer| Element::key([address(*peer)])).collect()
+            let of_family = addresses.iter().filter(|peer| Ip::of(*peer) == ip);
+            of_family.map(|peer| Element::key([address(peer)])).collect()
         })
     }
 
@@ -148,14 +149,12 @@ impl Builder<'_> {
     }
 
     /// The set of destinations by address, protocol and port of one family.
-    pub(super) fn endpoints(&mut self, ip: Ip, text: &str, endpoints: &BTreeSet<(IpAddr, Protocol, u16)>) -> String {
+    pub(super) fn endpoints(&mut self, ip: Ip, text: &str, endpoints: &OrdSet<Endpoint>) -> String {
         let key = vec![ip.key_type(), KeyType::InetProto, KeyType::InetService];
         self.shared(&format!("endpoint{}", ip.digit()), text, key, false, || {
-            let of_family = endpoints.iter().filter(|endpoint| Ip::of(endpoint.0) == ip);
+            let of_family = endpoints.iter().filter(|endpoint| Ip::of(endpoint.address) == ip);
             of_family
-                .map(|&(ip, protocol, port)| {
-                    Element::key([address(ip), Value::Proto(protocol.number()), Value::Port(port)])
-                })
+                .map(|to| Element::key([address(to.address), Value::Proto(to.protocol.number()), Value::Port(to.port)]))
                 .collect()
         })
     }
