@@ -173,7 +173,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         }
         self.is_begun = true;
         let effective = evaluate(&self.index);
-        tracing::debug!(pods = effective.pods.len(), "policy changed");
+        tracing::debug!(pods = effective.pods().len(), "policy changed");
         self.engine.enforce(Arc::new(effective), batch);
     }
 }
@@ -198,7 +198,7 @@ mod tests {
         /// Whether the last state isolates each pod's ingress.
         fn isolated(&self) -> Vec<bool> {
             let last = self.last().unwrap_or_default();
-            last.pods.iter().map(|pod| pod.ingress.default == Fallback::Deny).collect()
+            last.pods().values().map(|pod| pod.ingress.default == Fallback::Deny).collect()
         }
     }
 

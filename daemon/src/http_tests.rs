@@ -69,7 +69,7 @@ fn effective() -> Effective {
         ingress: isolated,
         egress: Isolation { default: Fallback::Audit, ..Isolation::default() },
     };
-    Effective { pods: vec![pod], ..Effective::default() }
+    Effective::from_iter([pod])
 }
 
 fn memory() -> Arc<Memory> {

@@ -238,7 +238,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
         ingress: direction(pod, Direction::Ingress),
         egress: direction(pod, Direction::Egress),
     };
-    effective.pods.iter().map(report).collect()
+    effective.pods().values().map(|pod| report(pod)).collect()
 }
 
 fn fallback_word(fallback: Fallback) -> &'static str {

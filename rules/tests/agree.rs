@@ -209,7 +209,7 @@ fn lets(origin: Origin<'_>, may: &Origins, effective: &Effective) -> bool {
     match origin {
         Origin::Default(pod) => may.rules.is_empty() && may.pod == pod.to_string(),
         Origin::Rule(identity) => {
-            let pod = effective.pods.iter().find(|pod| pod.name.to_string() == may.pod).expect("a pod");
+            let pod = effective.pods().values().find(|pod| pod.name.to_string() == may.pod).expect("a pod");
             let mut rules = pod.isolation(identity.direction).rules.iter();
             let rule = rules.find(|rule| *rule.identity == *identity).expect("a rule");
             may.rules.contains(&(identity.policy.to_string(), rule.index))
@@ -273,7 +273,7 @@ fn untracked_packets_are_judged_like_new_ones() {
 /// Whether the pods behind a probe's addresses are the same in both policies, with the same addresses.
 fn same_pods(before: &Effective, after: &Effective, probe: &Probe) -> bool {
     let owner = |effective: &Effective, address: &IpAddr| {
-        let pod = effective.pods.iter().find(|pod| pod.addresses.contains(address));
+        let pod = effective.pod_at(*address);
         pod.map(|pod| (pod.name.clone(), pod.addresses.clone()))
     };
     [probe.source, probe.destination].iter().all(|address| owner(before, address) == owner(after, address))

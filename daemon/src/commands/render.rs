@@ -25,7 +25,7 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
         eprintln!("{problem}");
     }
     let effective = evaluate(&index(&directory, &args.node));
-    if effective.pods.is_empty() {
+    if effective.pods().is_empty() {
         eprintln!("no pod with an address has spec.nodeName {}", args.node);
     }
     let layout = Layout {

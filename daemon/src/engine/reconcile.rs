@@ -5,7 +5,7 @@
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go; a bridge's flag is switched on only
 //! when the table in the kernel remembers that it was off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +15,10 @@ use flatfell_rules::diff::{Change, diff, plan};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Allocator, Claims, Ids};
 use flatfell_rules::mark::Generation;
+use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use imbl::OrdMap;
 
 use super::counting::{self, Counting};
 use super::gone::GoneCounters;
@@ -103,7 +105,7 @@ impl Reconciler {
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
-        let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
+        let bridges = links.pod_bridges(&self.config.pod_bridges, wanted.local());
         match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
                 self.refusals = 0;
@@ -207,7 +209,7 @@ impl Reconciler {
             None => self.read_back(wanted, bridges, links)?,
         };
         self.switched.retain(|bridge| links.is_bridge(bridge));
-        let (v4, v6) = families(&wanted.addresses());
+        let (v4, v6) = families(wanted.local());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
         off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
@@ -357,7 +359,7 @@ impl Reconciler {
             return;
         }
         let node = Node {
-            pods: &wanted.addresses(),
+            pods: wanted.local(),
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
         };
@@ -428,8 +430,9 @@ fn unlike(mark: u32) -> Generation {
 
 /// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
 /// the cluster has IPv4 only.
-pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
-    (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
+pub(super) fn families(pods: &OrdMap<IpAddr, ObjectName>) -> (bool, bool) {
+    // IPv4 addresses stand first.
+    (pods.get_min().is_some_and(|(address, _)| address.is_ipv4()), !pods.is_empty())
 }
 
 /// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.

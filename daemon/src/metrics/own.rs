@@ -230,7 +230,7 @@ impl Own {
             for isolation in ["open", "isolated", "audited"] {
                 pods.insert((direction, isolation), 0);
             }
-            for pod in self.status.enforced.iter().flat_map(|effective| &effective.pods) {
+            for pod in self.status.enforced.iter().flat_map(|effective| effective.pods().values()) {
                 let isolation = match pod.isolation(direction).default {
                     Fallback::Open => "open",
                     Fallback::Deny => "isolated",

@@ -298,7 +298,7 @@ impl Isolation {
 
 fn isolated(effective: &Effective) -> Vec<String> {
     let mut lines = Vec::new();
-    for pod in &effective.pods {
+    for pod in effective.pods().values() {
         for direction in [Direction::Ingress, Direction::Egress] {
             let isolation = pod.isolation(direction);
             // Audited policies isolate nobody.

@@ -139,7 +139,7 @@ fn only_policies_that_isolate_are_named() {
         ingress: of(Fallback::Deny),
         egress: of(Fallback::Audit),
     };
-    let effective = Arc::new(Effective { pods: vec![pod], ..Effective::default() });
+    let effective = Arc::new(Effective::from_iter([pod]));
     let mut series = Series::default();
     series.isolate(Some(&effective));
     let line = |policy| {

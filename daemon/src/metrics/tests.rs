@@ -54,7 +54,7 @@ fn status() -> EngineStatus {
     let name = ObjectName::new("shop", "fe");
     let pod = EffectivePod { name, addresses: Vec::new(), ingress: isolated, egress: Isolation::default() };
     let mut status = EngineStatus::starting();
-    status.enforced = Some(Arc::new(Effective { pods: vec![pod], ..Effective::default() }));
+    status.enforced = Some(Arc::new(Effective::from_iter([pod])));
     status.foreign_engines = ["calico"].into();
     status.upkeep.bridges = [(("cni0".to_owned(), "ipv4"), true)].into();
     status

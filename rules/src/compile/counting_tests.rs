@@ -31,7 +31,8 @@ fn rule(direction: Direction) -> EffectiveRule {
 
 /// `a` has a rule for each direction, `b` none and no isolation.
 fn node() -> Effective {
-    let ruled = |direction| Isolation { default: Fallback::Deny, policies: Vec::new(), rules: vec![rule(direction)] };
+    let ruled =
+        |direction| Isolation { default: Fallback::Deny, policies: Vec::new(), rules: vec![Arc::new(rule(direction))] };
     let open = Isolation::default;
     let pod = |name: &str, address, ingress, egress| EffectivePod {
         name: ObjectName::new("x", name),
@@ -39,8 +40,8 @@ fn node() -> Effective {
         ingress,
         egress,
     };
-    let pods = vec![pod("a", A, ruled(Direction::Ingress), ruled(Direction::Egress)), pod("b", B, open(), open())];
-    Effective { pods, ..Effective::default() }
+    let pods = [pod("a", A, ruled(Direction::Ingress), ruled(Direction::Egress)), pod("b", B, open(), open())];
+    Effective::from_iter(pods)
 }
 
 struct Node {

@@ -21,10 +21,11 @@ const TIERS: [Tier; 3] = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
 
 fn isolated(default: Fallback, rules: Vec<EffectiveRule>) -> Effective {
+    let rules = rules.into_iter().map(Arc::new).collect();
     let ingress = Isolation { default, policies: Vec::new(), rules };
     let pod =
         EffectivePod { name: ObjectName::new("x", "a"), addresses: vec![POD], ingress, egress: Isolation::default() };
-    Effective { pods: vec![pod], ..Effective::default() }
+    Effective::from_iter([pod])
 }
 
 /// A rule for one port from anywhere.
@@ -176,7 +177,8 @@ fn base_chains_stand_between_conntrack_and_iptables() {
 fn an_identity_reads_as_all_that_it_is() {
     let identity = rule(2, Tier::Baseline, Action::Deny, 80).identity;
     assert_eq!(identity.text(), "x/p ingress deny peers Baseline ports 80 #2");
-    assert_eq!(isolated(Fallback::Open, Vec::new()).addresses(), [POD].into());
+    let open = isolated(Fallback::Open, Vec::new());
+    assert_eq!(open.local().iter().collect::<Vec<_>>(), [(&POD, &ObjectName::new("x", "a"))]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! direction; a set is resolved once, however many rules name it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use super::resolve::Resolver;
 use super::rules::{PreparedRule, prepare};
@@ -19,11 +20,11 @@ pub fn evaluate(index: &Index) -> Effective {
     let mut pods = Vec::with_capacity(subjects.len());
     for subject in &subjects {
         let namespace = subject.pod.name.namespace.as_str();
-        let policies = namespaces.entry(namespace).or_insert_with(|| prepare_namespace(index, namespace));
+        let policies: &mut [Prepared<'_>] =
+            namespaces.entry(namespace).or_insert_with(|| prepare_namespace(index, namespace));
         pods.push(effective_pod(subject, policies));
     }
     name_apart(&mut pods, &subjects);
-    pods.sort_by(|a, b| a.name.cmp(&b.name));
     resolve_sets(index, pods)
 }
 
@@ -36,10 +37,10 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn rules(&self, direction: Direction) -> Option<&[PreparedRule]> {
+    fn rules(&mut self, direction: Direction) -> Option<&mut [PreparedRule]> {
         match direction {
-            Direction::Ingress => self.ingress.as_deref(),
-            Direction::Egress => self.egress.as_deref(),
+            Direction::Ingress => self.ingress.as_deref_mut(),
+            Direction::Egress => self.egress.as_deref_mut(),
         }
     }
 }
@@ -58,25 +59,26 @@ fn prepare_namespace<'a>(index: &'a Index, namespace: &str) -> Vec<Prepared<'a>>
     index.policies_in(namespace).into_iter().map(prepare_policy).collect()
 }
 
-fn effective_pod(subject: &Subject<'_>, policies: &[Prepared<'_>]) -> EffectivePod {
-    let selecting: Vec<&Prepared<'_>> =
-        policies.iter().filter(|prepared| prepared.policy.subject.matches(&subject.pod.labels)).collect();
+fn effective_pod(subject: &Subject<'_>, policies: &mut [Prepared<'_>]) -> EffectivePod {
+    let mut selecting: Vec<&mut Prepared<'_>> =
+        policies.iter_mut().filter(|prepared| prepared.policy.subject.matches(&subject.pod.labels)).collect();
     EffectivePod {
         name: subject.pod.name.clone(),
         addresses: subject.addresses.clone(),
-        ingress: isolation(subject.pod, &selecting, Direction::Ingress),
-        egress: isolation(subject.pod, &selecting, Direction::Egress),
+        ingress: isolation(subject.pod, &mut selecting, Direction::Ingress),
+        egress: isolation(subject.pod, &mut selecting, Direction::Egress),
     }
 }
 
 /// The enforced policies of a direction decide; where there are none, the audited ones say what they would do.
-fn isolation(pod: &Pod, selecting: &[&Prepared<'_>], direction: Direction) -> Isolation {
+fn isolation(pod: &Pod, selecting: &mut [&mut Prepared<'_>], direction: Direction) -> Isolation {
     for (mode, default) in [(Mode::Enforce, Fallback::Deny), (Mode::Audit, Fallback::Audit)] {
         let mut isolation = Isolation { default, ..Isolation::default() };
-        for prepared in selecting.iter().filter(|prepared| prepared.mode == mode) {
+        for prepared in selecting.iter_mut().filter(|prepared| prepared.mode == mode) {
+            let name = &prepared.policy.name;
             if let Some(rules) = prepared.rules(direction) {
-                isolation.policies.push(prepared.policy.name.clone());
-                isolation.rules.extend(rules.iter().map(|rule| rule.for_pod(pod)));
+                isolation.policies.push(name.clone());
+                isolation.rules.extend(rules.iter_mut().map(|rule| rule.for_pod(pod)));
             }
         }
         if !isolation.policies.is_empty() {
@@ -99,8 +101,8 @@ fn name_apart(pods: &mut [EffectivePod], subjects: &[Subject<'_>]) {
 
 /// Resolves each set that a rule names, once.
 fn resolve_sets(index: &Index, pods: Vec<EffectivePod>) -> Effective {
-    let mut peers: HashSet<&PodPeer> = HashSet::new();
-    let mut endpoints: HashSet<&EndpointKey> = HashSet::new();
+    let mut peers: HashSet<&Arc<PodPeer>> = HashSet::new();
+    let mut endpoints: HashSet<&Arc<EndpointKey>> = HashSet::new();
     let rules = pods.iter().flat_map(|pod| pod.ingress.rules.iter().chain(&pod.egress.rules));
     for alternative in rules.flat_map(|rule| &rule.matches) {
         match alternative {
@@ -114,7 +116,7 @@ fn resolve_sets(index: &Index, pods: Vec<EffectivePod>) -> Effective {
         }
     }
     let resolver = Resolver::new(index);
-    let peers = peers.into_iter().map(|peer| (peer.clone(), resolver.addresses(peer))).collect();
-    let endpoints = endpoints.into_iter().map(|key| (key.clone(), resolver.endpoints(key))).collect();
-    Effective { pods, peers, endpoints }
+    let peers = peers.into_iter().map(|peer| (Arc::clone(peer), resolver.addresses(peer))).collect();
+    let endpoints = endpoints.into_iter().map(|key| (Arc::clone(key), resolver.endpoints(key))).collect();
+    Effective { peers, endpoints, ..pods.into_iter().collect() }
 }

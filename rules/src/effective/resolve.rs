@@ -5,11 +5,13 @@
 //! addresses it owns; a pod of a namespace that is not known matches no namespaceSelector.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::{EndpointKey, PeerMatch};
+use imbl::OrdSet;
+
+use super::{Addresses, Endpoint, EndpointKey, PeerMatch};
 use crate::index::Index;
 use crate::object::{Labels, Lifetime, Pod, Protocol};
 use crate::policy::{Namespaces, Operator, PodPeer, Selector};
@@ -58,12 +60,12 @@ impl<'a> Resolver<'a> {
     }
 
     /// The addresses of the pods a peer selects.
-    pub(super) fn addresses(&self, peer: &PodPeer) -> BTreeSet<IpAddr> {
+    pub(super) fn addresses(&self, peer: &PodPeer) -> Addresses {
         self.select(peer).into_iter().flat_map(|position| &self.pods[position].addresses).copied().collect()
     }
 
     /// The destinations behind a port's name.
-    pub(super) fn endpoints(&self, key: &EndpointKey) -> BTreeSet<(IpAddr, Protocol, u16)> {
+    pub(super) fn endpoints(&self, key: &EndpointKey) -> OrdSet<Endpoint> {
         let positions = match &key.peer {
             PeerMatch::Pods(peer) => Cow::Owned(self.select(peer)),
             PeerMatch::Any | PeerMatch::Blocks(_) => {
@@ -74,10 +76,11 @@ impl<'a> Resolver<'a> {
             PeerMatch::Blocks(blocks) => blocks.iter().any(|block| block.contains(*address)),
             PeerMatch::Any | PeerMatch::Pods(_) => true,
         };
-        let mut found = BTreeSet::new();
+        let mut found = OrdSet::new();
         for Candidate { pod, addresses } in positions.iter().map(|position| &self.pods[*position]) {
             for number in pod.port_numbers(key.protocol, &key.port) {
-                found.extend(addresses.iter().copied().filter(is_meant).map(|address| (address, key.protocol, number)));
+                let meant = addresses.iter().copied().filter(is_meant);
+                found.extend(meant.map(|address| Endpoint { address, protocol: key.protocol, port: number }));
             }
         }
         found
