@@ -371,7 +371,7 @@ mod tests {
         let wait = [(element(1), Datum::None), (element(0x1000), Datum::None)];
         let sets = [(Name::from(COUNTERS), set(given.into())), (Name::from(RETIRED), set(wait.into()))];
         let mut allocator = Allocator::new(5);
-        allocator.restore(&Table { sets: sets.into(), ..Table::default() });
+        allocator.restore(&Table { sets: sets.into_iter().collect(), ..Table::default() });
         let both = Claims { egress: claims(&["new", "out"]).ingress, ..claims(&["in", "new"]) };
         let now = allocator.assign(&both);
         assert_eq!(ids(&now), [("in", 3), ("new", 2)]);

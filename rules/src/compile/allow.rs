@@ -99,7 +99,8 @@ impl Allows {
         for half in Direction::BOTH {
             let (before, now) = (self.ids.of(half), ids.of(half));
             for item in before.given.diff(&now.given) {
-                let (DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. }) = item;
+                let (DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. }) =
+                    item;
                 self.stale.extend(self.by_counter.get(name).cloned());
             }
             pending.take_out.push(retired(half, before.retired.clone().relative_complement(now.retired.clone())));

@@ -15,8 +15,8 @@
 
 use super::count::{self, COUNT};
 use super::log;
-use super::pod::dispatch_map;
 use super::part::Part;
+use super::pod::dispatch_map;
 use super::sets::Ip;
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
@@ -158,10 +158,7 @@ fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
         rules.push(rule(vec![Expr::CtStateRelated, l4proto, verdict(Verdict::Accept)], "errors about a flow"));
     }
     rules.push(rule(
-        vec![
-            Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() },
-            verdict(Verdict::Jump(BRIDGED.into())),
-        ],
+        vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() }, verdict(Verdict::Jump(BRIDGED.into()))],
         "",
     ));
     rules

@@ -108,7 +108,10 @@ impl Compiler {
         let mut counters = self.inet.meanings.clone();
         counters.extend(fixed.bridge.meanings.clone());
         self.fixed = Some(fixed);
-        Compiled { ruleset: Ruleset { tables: [(layout.slot.inet(), self.inet.table.clone()), bridge].into() }, counters }
+        Compiled {
+            ruleset: Ruleset { tables: [(layout.slot.inet(), self.inet.table.clone()), bridge].into() },
+            counters,
+        }
     }
 }
 

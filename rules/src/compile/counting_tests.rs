@@ -52,7 +52,7 @@ struct Node {
 impl Node {
     fn with(ids: Ids, own_node_egress: bool) -> Self {
         let generation = Generation::new(9).expect("a generation");
-        let layout = Layout { generation, ids: Arc::new(ids), own_node_egress, ..Layout::default() };
+        let layout = Layout { generation, ids, own_node_egress, ..Layout::default() };
         Self { compiled: compile(&node(), &layout), generation }
     }
 
@@ -81,7 +81,8 @@ impl Node {
 
     /// What the counters that were hit count, short.
     fn counted(&self, trace: &Trace) -> Vec<String> {
-        let mut counted: Vec<String> = trace.counters.iter().map(|name| word(&self.compiled.counters[name])).collect();
+        let mut counted: Vec<String> =
+            trace.counters.iter().map(|name| word(&self.compiled.counters[name.as_str()])).collect();
         counted.sort();
         counted
     }

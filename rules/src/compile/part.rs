@@ -106,7 +106,9 @@ impl Whole {
         for (name, set) in &part.sets {
             self.table.sets.insert(name.clone(), Arc::clone(set));
         }
-        for (name, set) in part.common.iter().filter(|(name, _)| !self.table.sets.contains_key(name)).collect::<Vec<_>>() {
+        for (name, set) in
+            part.common.iter().filter(|(name, _)| !self.table.sets.contains_key(name)).collect::<Vec<_>>()
+        {
             self.table.sets.insert(name.clone(), Arc::clone(set));
         }
         for (name, chain) in &part.chains {

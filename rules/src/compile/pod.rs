@@ -15,7 +15,8 @@ use super::sets::{self, Ip, address};
 use super::shared::Shared;
 use super::{CounterMeaning, Pending, allow, base, log};
 use crate::effective::{
-    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleIdentity, RuleMatch,
+    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleIdentity,
+    RuleMatch,
 };
 use crate::names;
 use crate::object::Protocol;
@@ -157,7 +158,10 @@ impl PodChains<'_> {
     /// What counts a drop of this pod and makes it.
     fn deny(&mut self) -> [Expr; 2] {
         let meaning = CounterMeaning::Dropped { pod: self.pod.name.clone(), direction: self.direction };
-        [Expr::Counter(self.pod_counter("drop", meaning)), Expr::Verdict(Verdict::Goto(log::denied(self.direction).into()))]
+        [
+            Expr::Counter(self.pod_counter("drop", meaning)),
+            Expr::Verdict(Verdict::Goto(log::denied(self.direction).into())),
+        ]
     }
 
     fn pod_counter(&mut self, kind: &str, meaning: CounterMeaning) -> Name {

@@ -99,7 +99,8 @@ pub(super) fn make(key: &Key, effective: &Effective) -> (Name, Set) {
         }
         Key::Ports(ranges) => {
             let text = ranges.iter().map(port_range).collect::<Vec<_>>().join(", ");
-            let range = |range: &RangeInclusive<u16>| Element::Range(Value::Port(*range.start()), Value::Port(*range.end()));
+            let range =
+                |range: &RangeInclusive<u16>| Element::Range(Value::Port(*range.start()), Value::Port(*range.end()));
             let elements = ranges.iter().map(|one| (range(one), Datum::None)).collect();
             set("ports", &text, vec![KeyType::InetService], true, elements)
         }

@@ -100,3 +100,21 @@ pub(super) fn asks(expr: &Expr) -> Option<&Name> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::diff::diff;
+    use crate::sim::random;
+
+    proptest! {
+        #[test]
+        fn what_was_followed_is_asked_as_if_it_were_read(seed in any::<u64>(), rate in 1_u64..20) {
+            let (before, after) = (random::ruleset(seed), random::varied(seed, seed ^ 1, rate));
+            let change = diff(&before.into(), after.clone());
+            prop_assert_eq!(change.result.asking, Held::from(after).asking);
+        }
+    }
+}

@@ -65,7 +65,7 @@ pub fn diff(have: &Held, want: Ruleset) -> Change {
             continue;
         };
         if !differences.keep_properties() {
-            change.tightens |= id.family == crate::ruleset::Family::Inet;
+            change.tightens = true;
             Planner { id, change: &mut change }.anew(wanted);
         } else if !differences.is_empty() {
             change.tightens |= tighten::Tables { id, have, want: &change.result }.tighten(&differences);

@@ -135,7 +135,7 @@ mod tests {
     fn jumps_of_rules_count() {
         let (name, key) = (Name::from("map"), Element::key([Value::Mark(1)]));
         let late = |datum| BTreeMap::from([(&name, BTreeMap::from([(key.clone(), datum)]))]);
-        let verdict = late(Datum::Verdict(Verdict::Accept));
+        let verdict = late(Datum::Verdict(Verdict::Jump("c1".into())));
         let fits = |want: &Table, late: &BySet<'_>| {
             let have = Table::default();
             super::fits(&have, want, late, &Differences::between(&have, want))

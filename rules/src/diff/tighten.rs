@@ -99,7 +99,7 @@ fn only_denied(table: &Table, datum: &Datum) -> bool {
 
 /// Whether a packet that enters a chain is dropped or comes out behind it as it was.
 fn chain_denies_only<'a>(table: &'a Table, name: &'a str, seen: &mut BTreeSet<&'a str>) -> bool {
-    !seen.insert(name) || table.chains.get(name).is_some_and(|chain: &Chain| denies_only(table, &chain.rules, seen))
+    !seen.insert(name) || table.chains.get(name).is_some_and(|chain| denies_only(table, &chain.rules, seen))
 }
 
 /// Whether these rules drop a packet or let it come out behind the chain as it was.

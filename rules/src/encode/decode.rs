@@ -15,8 +15,8 @@ use super::types::{
 };
 use super::{EncodeError, verdict_of};
 use crate::ruleset::{
-    BaseHook, Chain, Counter, CounterValue, Datum, Element, Elements, Family, KeyType, Name, Rule, Set, SetKind, TableId,
-    Value,
+    BaseHook, Chain, Counter, CounterValue, Datum, Element, Elements, Family, KeyType, Name, Rule, Set, SetKind,
+    TableId, Value,
 };
 
 /// What the comment of something begins with that the model cannot hold. No comment made here has a control character.

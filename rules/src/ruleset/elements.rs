@@ -129,6 +129,11 @@ impl Elements {
         }
     }
 
+    /// Takes away those that are not to stay.
+    pub fn retain(&mut self, mut stays: impl FnMut(&Element, &Datum) -> bool) {
+        *self = self.iter().filter(|(element, datum)| stays(element, datum)).collect();
+    }
+
     /// What leads from these to others; it costs what they do not share.
     pub fn diff(&self, other: &Self) -> ElementsDiff {
         let mut diff = ElementsDiff::default();

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{
-    BaseHook, Chain, Datum, Element, Elements, Family, Hook, KeyType, Op, OpKind, Ruleset, Set, SetKind, Table, TableId, Verdict,
+    BaseHook, Chain, Datum, Element, Elements, Family, Hook, KeyType, Op, OpKind, Ruleset, Set, SetKind, Table,
+    TableId, Verdict,
 };
 
 pub use expr::{expr, rule};
@@ -166,9 +167,10 @@ fn listed(key: &[KeyType], elements: &Elements) -> String {
         [KeyType::InetProto | KeyType::InetService | KeyType::Mark] => 5,
         _ => 1,
     };
-    let mut sorted: Vec<_> = elements.iter().collect();
+    let all: Vec<_> = elements.iter().collect();
+    let mut sorted: Vec<_> = all.iter().collect();
     sorted.sort_by_cached_key(|(element, _)| value::listing_order(element));
-    let words: Vec<String> = sorted.iter().map(|(key, datum)| element(key, datum)).collect();
+    let words: Vec<String> = sorted.into_iter().map(|(key, datum)| element(key, datum)).collect();
     words.chunks(a_line).map(|line| line.join(", ")).collect::<Vec<_>>().join(ELEMENT_BREAK)
 }
 
