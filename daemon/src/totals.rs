@@ -135,7 +135,11 @@ impl Totals {
                     let is_known = known.is_some();
                     let place = self.place(name);
                     let entry = (name.clone(), place);
-                    if is_known { self.order[at] = entry } else { self.order.push(entry) }
+                    if is_known {
+                        self.order[at] = entry
+                    } else {
+                        self.order.push(entry)
+                    }
                     place
                 }
             };

@@ -132,11 +132,7 @@ impl Counting {
             let (edition, found) = (totals.edition(), totals.places(meanings.keys()));
             *places = Places { meanings: meanings.clone(), edition, places: found };
         }
-        CounterSnapshot {
-            totals: totals.of(&places.places),
-            meanings: meanings.clone(),
-            read: Some(books.read),
-        }
+        CounterSnapshot { totals: totals.of(&places.places), meanings: meanings.clone(), read: Some(books.read) }
     }
 
     /// The engine's thread has read these.

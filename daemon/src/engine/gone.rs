@@ -82,8 +82,7 @@ impl GoneCounters {
 
     fn drop_the_oldest(&mut self, now: Instant) {
         let Self { keep, kept, gone, by_age, .. } = self;
-        while let Some((since, name)) =
-            by_age.pop_front_if(|(since, _)| *since + *keep <= now || gone.len() > GONE_MAX)
+        while let Some((since, name)) = by_age.pop_front_if(|(since, _)| *since + *keep <= now || gone.len() > GONE_MAX)
         {
             if gone.get(&name) == Some(&since) {
                 gone.remove(&name);

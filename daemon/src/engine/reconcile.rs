@@ -250,13 +250,7 @@ impl Reconciler {
         (ruleset, kept.meanings)
     }
 
-    fn turn(
-        &mut self,
-        have: Held,
-        wanted: &Effective,
-        bridges: &[PodBridge],
-        links: &Links,
-    ) -> Result<(), TurnError> {
+    fn turn(&mut self, have: Held, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), TurnError> {
         let layout = self.layout(wanted, bridges, links);
         let (ruleset, meanings) = self.beside_gone(&layout);
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };

@@ -329,7 +329,7 @@ mod tests {
         let bytes = unknown_rule();
         assert_eq!(decode::rule(&bytes), None, "libnftnl reads it: choose another expression");
         let (table, chain, raw) = read_rule(one(&bytes)).expect("well formed").expect("rule");
-        assert_eq!((table.name.as_str(), chain.as_str()), ("flatfell-1a", "forward"));
+        assert_eq!((table.name.as_str(), chain.as_ref()), ("flatfell-1a", "forward"));
         let wanted = Chain { rules: vec![Rule::default()], ..Chain::default() };
         let read = recognise(Family::Inet, vec![raw], Some(&wanted));
         assert!(matches!(read[0].exprs.as_slice(), [Expr::Foreign(_)]), "{read:?}");

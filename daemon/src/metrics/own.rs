@@ -18,7 +18,7 @@ use super::catalogue::{self as all, Family, Kind};
 use super::process::{Conntrack, Process};
 use super::series::Size;
 use crate::cluster::WatchState;
-use crate::engine::{Programmed, EngineStatus, RuleIds};
+use crate::engine::{EngineStatus, Programmed, RuleIds};
 use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
 use crate::manifests::Severity;
@@ -262,7 +262,10 @@ impl Own {
         out.many(&all::REPAIRS, upkeep.repairs.iter().map(|(kind, count)| (word(kind.word()), *count)))?;
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
-        out.many(&all::PROGRAMMED_OBJECTS, Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)))?;
+        out.many(
+            &all::PROGRAMMED_OBJECTS,
+            Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)),
+        )?;
         out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
         out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }

@@ -4,6 +4,7 @@ use flatfell_rules::compile::Guard;
 use flatfell_rules::effective::{EffectivePod, Isolation as OfPod, RuleIdentity};
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Action;
+use flatfell_rules::ruleset::Name;
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn dropped(pod: &str) -> CounterMeaning {
 }
 
 fn meanings(all: impl IntoIterator<Item = CounterMeaning>) -> Meanings {
-    Arc::new((0..).zip(all).map(|(number, meaning)| (format!("c{number:03}"), meaning)).collect())
+    (0..).zip(all).map(|(number, meaning)| (Name::from(format!("c{number:03}")), Arc::new(meaning))).collect()
 }
 
 fn value(packets: u64) -> Option<CounterValue> {
