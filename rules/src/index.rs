@@ -337,7 +337,7 @@ impl Index {
                 self.remove_pod(&pod.name);
             }
             // Another pod under the name: the first one is gone without a word.
-            None => drop(self.bury_pod(&pod.name)),
+            None => self.bury_pod(&pod.name),
         }
         self.ghosts.remove(&id(&pod));
         self.insert_pod(pod);
