@@ -5,15 +5,18 @@
 //! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
 
 mod addresses;
-mod evaluate;
+mod asked;
+mod evaluator;
 mod identity;
-mod resolve;
+mod policies;
+mod population;
 mod rules;
+mod selectors;
 #[cfg(test)]
 mod tests;
 
 pub use addresses::{Addresses, Endpoint};
-pub use evaluate::evaluate;
+pub use evaluator::{Evaluator, evaluate};
 pub use identity::RuleIdentity;
 
 use std::fmt;
@@ -57,17 +60,27 @@ impl Effective {
 
     /// Puts a pod in the place of the one of its name.
     pub fn insert(&mut self, pod: Arc<EffectivePod>) {
-        self.remove(&pod.name);
+        let old = self.pods.insert(pod.name.clone(), Arc::clone(&pod));
+        // What stays is not written again, so that it stays shared.
+        if old.as_ref().is_some_and(|old| old.addresses == pod.addresses) {
+            return;
+        }
+        self.forget_addresses(old.as_deref());
         for address in &pod.addresses {
             self.local.insert(*address, pod.name.clone());
         }
-        self.pods.insert(pod.name.clone(), pod);
     }
 
     /// Takes a pod out.
-    pub fn remove(&mut self, name: &ObjectName) {
-        let Some(pod) = self.pods.remove(name) else { return };
-        for address in &pod.addresses {
+    pub fn remove(&mut self, name: &ObjectName) -> Option<Arc<EffectivePod>> {
+        let pod = self.pods.remove(name);
+        self.forget_addresses(pod.as_deref());
+        pod
+    }
+
+    fn forget_addresses(&mut self, pod: Option<&EffectivePod>) {
+        for (address, name) in pod.iter().flat_map(|pod| pod.addresses.iter().map(move |address| (address, &pod.name)))
+        {
             if self.local.get(address) == Some(name) {
                 self.local.remove(address);
             }

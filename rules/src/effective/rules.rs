@@ -15,6 +15,7 @@ use crate::object::{ObjectName, Pod, Protocol};
 use crate::policy::{Action, Direction, Match, Peer, Port, PortSpec, Rule, Tier};
 
 /// A rule in canonical form.
+#[derive(Debug)]
 pub(super) struct PreparedRule {
     /// What it says where its names are nobody's.
     common: Arc<EffectiveRule>,
@@ -23,6 +24,7 @@ pub(super) struct PreparedRule {
 }
 
 /// An ingress rule that names ports.
+#[derive(Debug)]
 struct Named {
     peers: Vec<PeerMatch>,
     ports: Ports,
@@ -31,13 +33,14 @@ struct Named {
 }
 
 /// The destination ports of a rule.
+#[derive(Debug)]
 enum Ports {
     Any,
     Only(BTreeMap<Protocol, ProtocolPorts>),
 }
 
 /// The destination ports of one protocol.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ProtocolPorts {
     /// All of them; then nothing else is kept.
     all: bool,
@@ -45,8 +48,13 @@ struct ProtocolPorts {
     names: BTreeSet<String>,
 }
 
-/// The rules of one policy and direction, in canonical form.
-pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule]) -> Vec<PreparedRule> {
+/// The rules of one policy and direction, in canonical form. Those that were there before are those of before.
+pub(super) fn prepare(
+    policy: &ObjectName,
+    direction: Direction,
+    rules: &[Rule],
+    mut before: Vec<PreparedRule>,
+) -> Vec<PreparedRule> {
     let mut seen: BTreeMap<(Action, String, String), usize> = BTreeMap::new();
     let mut prepared = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
@@ -62,7 +70,10 @@ pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule])
             occurrence: *count,
         };
         *count += 1;
-        prepared.push(PreparedRule::new(Arc::new(identity), index, peers, ports));
+        let rule = PreparedRule::new(Arc::new(identity), index, peers, ports);
+        // The identity says what the peers and ports are.
+        let same = before.iter().position(|before| before.common == rule.common);
+        prepared.push(same.map_or(rule, |place| before.swap_remove(place)));
     }
     prepared
 }

@@ -9,11 +9,12 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{A, B, C, cluster, with_port, with_spec};
-use crate::effective::resolve::Resolver;
-use crate::effective::{Addresses, Endpoint, EndpointKey, PeerMatch};
+use crate::effective::{Addresses, Effective, Endpoint, EndpointKey, PeerMatch, evaluate};
 use crate::index::{Change, Index};
 use crate::object::{Labels, Lifetime, Mode, NamedPort, Namespace, ObjectName, Pod, Protocol};
-use crate::policy::{Namespaces, Operator, PodPeer, Requirement, Selector};
+use crate::policy::{
+    Action, Match, Namespaces, Operator, Peer, PodPeer, Policy, Port, PortSpec, Requirement, Rule, Selector,
+};
 use crate::testing::*;
 
 fn all_pods() -> PodPeer {
@@ -132,7 +133,8 @@ fn index() -> impl Strategy<Value = Index> {
                 addresses: vec![IpAddr::from([10, 0, 0, number])],
                 lifetime: if ended { Lifetime::Terminal } else { Lifetime::Live },
                 created: String::new(),
-                ports: vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }],
+                ports: [NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }]
+                    .into(),
             }));
         }
         index
@@ -152,14 +154,30 @@ fn selected(index: &Index, peer: &PodPeer) -> BTreeSet<IpAddr> {
     pods.flat_map(|pod| pod.addresses.clone()).collect()
 }
 
+/// What the sets of a peer hold, asked by a policy of a pod that no peer selects.
+fn found(mut index: Index, peer: &PodPeer) -> Effective {
+    let rule = |ports| Rule { action: Action::Accept, peers: Match::Only(vec![Peer::Pods(peer.clone())]), ports };
+    let web = Port { protocol: Protocol::Tcp, port: PortSpec::Named("web".into()) };
+    index.apply(upsert(&pod("asking/pod", "192.0.2.1", json!({}))));
+    index.apply(Change::UpsertPolicy(Policy {
+        name: object_name("asking/policy"),
+        uid: String::new(),
+        subject: Selector::default(),
+        ingress: Some(vec![rule(Match::Any)]),
+        egress: Some(vec![rule(Match::Only(vec![web]))]),
+        mode: Mode::Enforce,
+        refusal: None,
+    }));
+    evaluate(&index)
+}
+
 proptest! {
     #[test]
     fn the_short_ways_find_what_the_long_way_finds(index in index(), peer in peer()) {
-        let resolver = Resolver::new(&index);
         let expected = selected(&index, &peer);
-        prop_assert_eq!(&resolver.addresses(&peer).iter().collect::<BTreeSet<_>>(), &expected);
-        let key = EndpointKey { peer: PeerMatch::Pods(Arc::new(peer)), protocol: Protocol::Tcp, port: "web".into() };
-        let found: BTreeSet<IpAddr> = resolver.endpoints(&key).into_iter().map(|endpoint| endpoint.address).collect();
-        prop_assert_eq!(found, expected);
+        let effective = found(index, &peer);
+        prop_assert_eq!(&effective.peers[&peer].iter().collect::<BTreeSet<_>>(), &expected);
+        let endpoints = effective.endpoints.values().flatten();
+        prop_assert_eq!(endpoints.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>(), expected);
     }
 }
