@@ -1,4 +1,4 @@
-//! Random histories of changes: at each step what was patched is what an evaluation from nothing gives.
+//! Random histories of changes: at each step what was patched is what evaluating and compiling from nothing give.
 //!
 //! In: seeds (`FLATFELL_SEED`, `FLATFELL_HISTORIES`). Out: nothing, or the seed and step where the two differ. What always
 //! holds: names and addresses recur, so that pods overtake each other, leave ghosts and come back.
@@ -6,7 +6,9 @@
 use std::env;
 use std::net::IpAddr;
 
+use flatfell_rules::compile::{Compiled, Compiler, Layout, compile};
 use flatfell_rules::effective::{Effective, Evaluator, evaluate};
+use flatfell_rules::ids::{Allocator, Claims};
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::object::Mode;
 use flatfell_rules::parse;
@@ -64,6 +66,38 @@ fn next(random: &mut Random, clusters: &mut [Cluster]) -> Option<Change> {
     }
 }
 
+/// What the engine keeps from one turn to the next.
+struct Followed {
+    compiler: Compiler,
+    allocator: Allocator,
+    layout: Layout,
+}
+
+impl Followed {
+    /// So few ids that they run out.
+    fn new() -> Self {
+        Self { compiler: Compiler::default(), allocator: Allocator::new(12), layout: Layout::default() }
+    }
+
+    /// What is compiled now, which is what is compiled from nothing.
+    fn follow(&mut self, random: &mut Random, effective: &Effective) -> Compiled {
+        let claims = self.compiler.follow(effective);
+        assert_eq!(*claims, Claims::of(effective));
+        self.layout.ids = self.allocator.assign(claims);
+        if random.percent(20) {
+            self.layout.generation = self.layout.generation.next();
+            self.allocator.release();
+        }
+        if random.percent(5) {
+            self.layout.slot = self.layout.slot.other();
+            self.layout.ports = (0..random.below(4)).map(|number| format!("veth{number}")).collect();
+        }
+        let compiled = self.compiler.compile(&self.layout);
+        assert_eq!(compiled, compile(effective, &self.layout));
+        compiled
+    }
+}
+
 /// Whether the addresses beside the pods are the pods' addresses.
 fn is_consistent(effective: &Effective) -> bool {
     let of_pods: usize = effective.pods().values().map(|pod| pod.addresses.len()).sum();
@@ -91,6 +125,7 @@ fn what_is_patched_is_what_is_made_anew() {
         let mut clusters: Vec<Cluster> = (0..3).map(|_| cluster(&mut random)).collect();
         let index = Index::new(clusters[0].node.clone()).keep_policies_of_going_namespaces(random.percent(80));
         let mut evaluator = Evaluator::new(index);
+        let mut followed = Followed::new();
         for step in 0..STEPS {
             let before = evaluator.effective();
             // Often one, sometimes a burst.
@@ -103,6 +138,8 @@ fn what_is_patched_is_what_is_made_anew() {
             assert_eq!(after, evaluate(evaluator.index()), "seed {seed}, step {step}");
             assert!(is_consistent(&after), "seed {seed}, step {step}: {after:?}");
             assert!(changed || after == before, "seed {seed}, step {step}: a change that nobody was told of");
+            let compiled = followed.follow(&mut random, &after);
+            let chains = compiled.ruleset.tables.values().map(|table| table.chains.len()).sum::<usize>();
             let index = evaluator.index();
             assert_eq!(
                 index.policy_counts().modes().map(|(_, count)| count),
@@ -113,6 +150,7 @@ fn what_is_patched_is_what_is_made_anew() {
             let endpoints = after.endpoints.values().map(|endpoints| endpoints.len()).sum::<usize>();
             let ghosts = after.pods().keys().filter(|name| name.name.contains('~')).count();
             seen = (seen.0 + usize::from(after != before), seen.1 + elements, seen.2 + endpoints, seen.3 + ghosts);
+            assert!(chains > after.pods().len(), "seed {seed}, step {step}: nothing was compiled");
         }
     }
     assert!(seen.0 > 0 && seen.1 > 0 && seen.2 > 0 && seen.3 > 0, "too little happened: {seen:?}");
