@@ -1,0 +1,91 @@
+//! The test bed: a lab with kube-proxy's part in it, and tables beside that sleep and wake.
+//!
+//! In: a [`Size`], a column. Out: a lab in which either the baseline alone or the column on top of it is in force. What always holds: both
+//! sides of a round use the same namespaces, sockets and flows; a table that sleeps is `dormant`: loaded, and out of every hook.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place, Service};
+
+use super::row::PORT;
+use super::rounds::Side;
+use super::size::Size;
+
+const NODES: [u8; 2] = [1, 2];
+/// What a node of a small cluster has.
+const SERVICES: u8 = 20;
+
+/// A lab and the tables on top of the baseline.
+pub struct Bed {
+    lab: Lab,
+    /// Family and name; empty while only the baseline is there.
+    tables: Vec<(&'static str, String)>,
+}
+
+impl Bed {
+    /// Two nodes with conntrack and NAT.
+    pub fn new() -> anyhow::Result<Self> {
+        let lab = Lab::new(LabConfig { pods: 4, bridge_nf_call: true, masquerade: true, ..LabConfig::default() })?;
+        lab.set_services(&(0..SERVICES).map(service).collect::<Vec<_>>())?;
+        Ok(Self { lab, tables: Vec::new() })
+    }
+
+    /// Two nodes without a rule.
+    pub fn bare() -> anyhow::Result<Self> {
+        let lab = Lab::new(LabConfig { pods: 4, bridge_nf_call: true, ..LabConfig::default() })?;
+        Ok(Self { lab, tables: Vec::new() })
+    }
+
+    /// The lab.
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Loads what the daemon makes of a cluster, on both nodes. It stops then and leaves its tables: it would wake them itself.
+    pub fn load_flatfell(&mut self, size: &Size, flags: &[&str]) -> anyhow::Result<()> {
+        let manifests = size.manifests();
+        for node in NODES {
+            let mut daemon = FlatfellNode::start_with(&self.lab, node, &[("cluster.json", &manifests)], flags)?;
+            daemon.stop()?;
+        }
+        self.tables = ["inet", "bridge"].map(|family| (family, "flatfell-2a".to_owned())).into();
+        Ok(())
+    }
+
+    /// Takes away what was loaded.
+    pub fn unload(&mut self) -> anyhow::Result<()> {
+        let lines: String = self.tables.drain(..).map(|(family, name)| format!("delete table {family} {name}\n")).collect();
+        self.everywhere(&lines)?;
+        self.forget_flows()
+    }
+
+    /// Puts the column in force, or the baseline alone.
+    pub fn switch(&self, side: Side) -> anyhow::Result<()> {
+        let flags = if side == Side::Baseline { "{ flags dormant; }" } else { "" };
+        let lines: String = self.tables.iter().map(|(family, name)| format!("add table {family} {name} {flags}\n")).collect();
+        self.everywhere(&lines)
+    }
+
+    /// Forgets every flow.
+    pub fn forget_flows(&self) -> anyhow::Result<()> {
+        Ok(NODES.into_iter().try_for_each(|node| self.lab.flush_conntrack(node))?)
+    }
+
+    fn everywhere(&self, lines: &str) -> anyhow::Result<()> {
+        Ok(NODES.into_iter().try_for_each(|node| self.lab.nft(Place::Node(node), lines))?)
+    }
+}
+
+/// A Service with a backend on each node; no traffic of the bench goes to one.
+fn service(number: u8) -> Service {
+    let v4 = IpAddr::from(Ipv4Addr::new(10, 96, 0, number));
+    let v6 = IpAddr::from(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(number)));
+    let backends = NODES.into_iter().flat_map(|node| Place::pod(node, 1).addresses());
+    Service {
+        addresses: vec![v4, v6],
+        port: 80,
+        protocol: "tcp",
+        node_port: None,
+        backends: backends.map(|address| SocketAddr::from((address, PORT))).collect(),
+    }
+}
