@@ -13,8 +13,19 @@ fn main() -> anyhow::Result<()> {
     let flag = std::env::var("FLAGS").unwrap_or_default();
     let flags: Vec<&str> = flag.split_whitespace().collect();
     bed.load_flatfell(&size, &flags)?;
+    if let Ok(file) = std::env::var("EDIT") {
+        for node in [1u8, 2] {
+            let at = flatfell_integration::Place::Node(node);
+            let space = bed.lab().netns(at)?;
+            let listing = ["inet", "bridge"].map(|family| space.feed("nft", &["list", "table", family, "flatfell-2a"], "")).into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+            let edited = space.feed("python3", &[&file], &listing)?;
+            bed.lab().nft(at, &format!("delete table inet flatfell-2a\ndelete table bridge flatfell-2a\n{edited}"))?;
+        }
+    }
     println!("{size}: loaded after {:?}", begin.elapsed());
     for kind in Kind::ALL {
+        if std::env::var("KINDS").is_ok_and(|kinds| !kinds.contains(&format!("{kind:?}"))) { continue; }
+        if std::env::var("PERF").is_ok() { bed.switch(Side::Column)?; let mut traffic = Traffic::new(bed.lab(), Row::near(kind))?; for _ in 0..count { bed.forget_flows()?; traffic.slice(Duration::from_millis(300))?; } continue; }
         let row = Row::near(kind);
         bed.switch(Side::Column)?;
         anyhow::ensure!(kind == Kind::NewFlow || traffic::is_denied(bed.lab(), row)? || kind == Kind::Datagram, "no policy");

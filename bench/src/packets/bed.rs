@@ -26,6 +26,7 @@ impl Bed {
     /// Two nodes with conntrack and NAT.
     pub fn new() -> anyhow::Result<Self> {
         let lab = Lab::new(LabConfig { pods: 4, bridge_nf_call: true, masquerade: true, ..LabConfig::default() })?;
+        lab.stop_listening();
         lab.set_services(&(0..SERVICES).map(service).collect::<Vec<_>>())?;
         Ok(Self { lab, tables: Vec::new() })
     }
@@ -33,6 +34,7 @@ impl Bed {
     /// Two nodes without a rule.
     pub fn bare() -> anyhow::Result<Self> {
         let lab = Lab::new(LabConfig { pods: 4, bridge_nf_call: true, ..LabConfig::default() })?;
+        lab.stop_listening();
         Ok(Self { lab, tables: Vec::new() })
     }
 

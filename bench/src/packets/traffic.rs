@@ -38,7 +38,8 @@ pub struct Traffic<'a> {
 enum Ends {
     /// A connection whose other end echoes.
     Exchange(TcpStream),
-    Connect(TcpListener),
+    /// A server that accepts and closes.
+    Connect,
     /// A raw sender, the receiver, the next source port.
     NewFlow(OwnedFd, UdpSocket, u16),
     Datagram(UdpSocket, UdpSocket),
@@ -52,7 +53,11 @@ impl<'a> Traffic<'a> {
         let ends = match row.kind {
             Kind::Exchange => Ends::Exchange(connection(lab, row, echo)?),
             Kind::Stream => Ends::Stream(connection(lab, row, swallow)?),
-            Kind::Connect => Ends::Connect(listener(lab, row)?),
+            Kind::Connect => {
+                let server = listener(lab, row)?;
+                thread::spawn(move || cpu::take().map(|()| accept_all(&server)));
+                Ends::Connect
+            }
             Kind::NewFlow => Ends::NewFlow(raw(lab, row)?, receiver(lab, row)?, 1024),
             Kind::Datagram => Ends::Datagram(sender(lab, row)?, receiver(lab, row)?),
         };
@@ -67,7 +72,7 @@ impl<'a> Traffic<'a> {
             match ends {
                 Ends::Exchange(client) => batches(length, EXCHANGES, || exchange(client)),
                 Ends::Stream(client) => batches(length, 1, || Ok(client.write_all(&[0; CHUNK])?)),
-                Ends::Connect(server) => batches(length, CONNECTS, || connect_once(server, row.target())),
+                Ends::Connect => batches(length, CONNECTS, || connect_once(row.target())),
                 Ends::NewFlow(from, to, port) => new_flows(length, row, from, to, port),
                 Ends::Datagram(from, to) => datagrams(length, from, to),
             }
@@ -97,14 +102,12 @@ fn exchange(client: &mut TcpStream) -> anyhow::Result<()> {
     Ok(client.read_exact(&mut word)?)
 }
 
-/// With a reset at the end: it leaves no port in TIME_WAIT, of which there are not enough.
-fn connect_once(server: &TcpListener, target: SocketAddr) -> anyhow::Result<()> {
-    let client = TcpStream::connect_timeout(&target, PATIENCE)?;
-    let accepted = server.accept()?;
-    setsockopt(&client, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
-    drop(client);
-    drop(accepted);
-    Ok(())
+/// Connects and hears the server close. Its own end goes with a reset, which leaves no port in TIME_WAIT: there are not enough.
+fn connect_once(target: SocketAddr) -> anyhow::Result<()> {
+    let mut client = TcpStream::connect_timeout(&target, PATIENCE)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    ensure!(client.read(&mut [0])? == 0, "a server that speaks");
+    Ok(setsockopt(&client, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?)
 }
 
 /// Sends a batch, then takes it: only sending is timed, which is all of a packet's way but the last read.
@@ -196,6 +199,15 @@ fn echo(mut server: TcpStream) {
     while server.read_exact(&mut word).is_ok() && server.write_all(&word).is_ok() {}
 }
 
+/// Until a connection comes from the server's own pod.
+fn accept_all(server: &TcpListener) {
+    while let Ok((_, client)) = server.accept() {
+        if server.local_addr().is_ok_and(|own| own.ip() == client.ip()) {
+            return;
+        }
+    }
+}
+
 fn swallow(mut server: TcpStream) {
     let mut chunk = vec![0; CHUNK];
     while server.read(&mut chunk).is_ok_and(|length| length > 0) {}
@@ -203,10 +215,15 @@ fn swallow(mut server: TcpStream) {
 
 impl Drop for Traffic<'_> {
     fn drop(&mut self) {
-        if let Ends::Exchange(client) | Ends::Stream(client) = &self.ends {
-            // Ends the server's thread; a connection that is gone already has ended it.
-            client.shutdown(Shutdown::Both).ok();
-        }
+        // Ends the server's thread; one that has ended needs no word.
+        match &self.ends {
+            Ends::Exchange(client) | Ends::Stream(client) => client.shutdown(Shutdown::Both).ok(),
+            Ends::Connect => {
+                let server = self.lab.netns(self.row.server()).ok();
+                server.and_then(|server| server.run(|| TcpStream::connect(self.row.target())).ok()).map(drop)
+            }
+            Ends::NewFlow(..) | Ends::Datagram(..) => None,
+        };
     }
 }
 
