@@ -21,6 +21,7 @@ mod count;
 mod counting_tests;
 mod log;
 mod pod;
+mod ports;
 mod sets;
 mod switched;
 #[cfg(test)]

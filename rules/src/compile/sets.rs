@@ -113,8 +113,13 @@ impl Builder<'_> {
 
     /// Adds an element to a set that is there.
     pub(super) fn element(&mut self, set: &str, value: Value, datum: Datum) {
+        self.keyed(set, Element::key([value]), datum);
+    }
+
+    /// The same for one whose key has several values.
+    pub(super) fn keyed(&mut self, set: &str, element: Element, datum: Datum) {
         if let Some(set) = self.table.sets.get_mut(set) {
-            set.elements.insert(Element::key([value]), datum);
+            set.elements.insert(element, datum);
         }
     }
 
