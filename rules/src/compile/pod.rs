@@ -199,9 +199,7 @@ impl<'a> PodChains<'a, '_> {
     fn alternative(&mut self, alternative: &RuleMatch) -> Vec<Entry> {
         let (ports, asks, peers) = match alternative {
             RuleMatch::Peer(peer, port) => (Ports::Of(port.clone()), self.port(port), self.peer(peer)),
-            RuleMatch::Endpoint(endpoint) => {
-                (Ports::Named(endpoint.protocol), Vec::new(), self.endpoint(endpoint))
-            }
+            RuleMatch::Endpoint(endpoint) => (Ports::Named(endpoint.protocol), Vec::new(), self.endpoint(endpoint)),
         };
         peers.into_iter().map(|rest| Entry { ports: ports.clone(), asks: asks.clone(), rest }).collect()
     }
