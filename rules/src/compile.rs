@@ -94,6 +94,8 @@ pub struct Layout {
     pub switched: Switched,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
+    /// Whether each packet counts for what let its connection through. Without, two look-ups a packet are saved.
+    pub counts: bool,
     /// Where denials are logged; `None` for nowhere.
     pub flow_log: Option<FlowLog>,
 }
@@ -117,6 +119,7 @@ impl Default for Layout {
             ports: BTreeSet::new(),
             switched: Switched::default(),
             own_node_egress: true,
+            counts: true,
             flow_log: None,
         }
     }

@@ -174,14 +174,20 @@ fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     let [egress, ingress] = HALVES.map(|half| count::by_mark(id_mask(half)));
     let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
     let nobody = Expr::Counter(count::unattributed(table));
-    vec![
-        // The dearer look-ups first: the packets of these flows stay on the node, and all that they cost is this.
-        rule(vec![of_current(TWO_IDS), egress, ingress, verdict(Verdict::Accept)], "judged, between local pods"),
-        rule(vec![of_current(0), count::by_mark(IDS_MASK), verdict(Verdict::Accept)], "judged by the current policy"),
-        rule(vec![any, nobody, verdict(Verdict::Accept)], "the same, by an id of nobody any more"),
-        rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""),
-        rule(vec![Expr::CtStateRelated, jump(RELATED)], ""),
-    ]
+    let accept = verdict(Verdict::Accept);
+    let mut rules = if layout.counts {
+        vec![
+            // First what asks most: the packets of these flows stay on the node, and this is most of what they pay.
+            rule(vec![of_current(TWO_IDS), egress, ingress, accept.clone()], "judged, between local pods"),
+            rule(vec![of_current(0), count::by_mark(IDS_MASK), accept.clone()], "judged by the current policy"),
+            rule(vec![any, nobody, accept], "the same, by an id of nobody any more"),
+        ]
+    } else {
+        vec![rule(vec![any, accept], "judged by the current policy")]
+    };
+    rules.push(rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""));
+    rules.push(rule(vec![Expr::CtStateRelated, jump(RELATED)], ""));
+    rules
 }
 
 fn jump(chain: &str) -> Expr {
@@ -304,14 +310,21 @@ fn dispatch(half: Direction) -> [Rule; 2] {
 
 /// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. What has an id has
 /// one. The stamp stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
-fn judged(table: &mut Builder<'_>, layout: &Layout) -> [Rule; 7] {
+fn judged(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
     let both = || HALVES.map(|half| count::any_of(id_mask(half))).into_iter();
     let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
     let nobody = [Expr::Counter(count::unattributed(table)), verdict(Verdict::Accept)];
     let accept = verdict(Verdict::Accept);
+    if !layout.counts {
+        return vec![
+            rule(vec![without, jump(count::OTHERS)], ""),
+            rule(vec![stamp(0), accept.clone()], "judged"),
+            rule(vec![accept], "conntrack does not know it"),
+        ];
+    }
     let counted = HALVES.map(|half| count::by_mark(id_mask(half)));
-    [
+    vec![
         rule(vec![without, jump(count::OTHERS)], ""),
         rule(vec![count::never_judged(), jump(count::BEGIN)], ""),
         rule(both().chain([stamp(TWO_IDS)]).chain(counted).chain([accept.clone()]).collect(), "between local pods"),
