@@ -4,9 +4,10 @@
 //! is the last of as many as the case says; every other rule of theirs matches the peer too and fails at the port.
 
 use std::fmt::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flatfell_integration::Place;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::row::PORT;
@@ -16,7 +17,7 @@ const OTHER_PORTS: usize = 7000;
 const NAMESPACE: &str = "bench";
 
 /// How large the cluster of a case is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Size {
     /// Policies beside those of the pods that speak; each selects a local pod.
     pub policies: usize,
@@ -40,7 +41,7 @@ impl Size {
     /// Everything, as one file of manifests.
     pub fn manifests(&self) -> String {
         let mut items = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})];
-        items.extend([1, 2].into_iter().flat_map(|node| (0..4).map(move |slot| (node, slot))).map(|(n, s)| self.speaker(n, s)));
+        items.extend(speakers().map(|place| self.speaker(place)));
         items.extend((0..self.peers).map(peer));
         items.extend((0..self.local).flat_map(|number| [1, 2].map(|node| filler(node, number))));
         items.extend((0..4).map(|slot| self.policy(slot)));
@@ -49,20 +50,26 @@ impl Size {
     }
 
     /// A pod that stands in a slot of the lab: TCP client and server, UDP client and server.
-    fn speaker(&self, node: u8, slot: u8) -> Value {
-        let place = Place::pod(node, slot);
-        let mut labels = Map::from_iter([("slot".to_owned(), json!(slot.to_string())), ("peer".to_owned(), json!("yes"))]);
+    fn speaker(&self, place: Place) -> Value {
+        let Place::Pod { node, slot } = place else { return Value::Null };
+        let mut labels =
+            Map::from_iter([("slot".to_owned(), json!(slot.to_string())), ("peer".to_owned(), json!("yes"))]);
         labels.extend((0..self.rules).map(|number| (format!("rule{number}"), json!("yes"))));
-        pod(&format!("speaker-{place}"), node, &Value::Object(labels), place.v4(), place.v6())
+        pod(&format!("speaker-{place}"), node, &Value::Object(labels), place.addresses())
+    }
+
+    /// The port of a rule that does not match.
+    pub(super) const fn other_port(number: usize) -> usize {
+        OTHER_PORTS + number
     }
 
     /// What holds for the pods of a slot: clients are isolated in egress by all rules and take nothing, servers the other way.
     fn policy(&self, slot: u8) -> Value {
         let protocol = if slot < 2 { "TCP" } else { "UDP" };
-        let (word, ends) = if slot % 2 == 0 { ("egress", "to") } else { ("ingress", "from") };
+        let (word, ends) = if slot.is_multiple_of(2) { ("egress", "to") } else { ("ingress", "from") };
         let other = |number: usize| {
             let peers = json!([{"podSelector": {"matchLabels": {format!("rule{number}"): "yes"}}}]);
-            json!({ends: peers, "ports": [{"protocol": protocol, "port": OTHER_PORTS + number}]})
+            json!({ends: peers, "ports": [{"protocol": protocol, "port": Self::other_port(number)}]})
         };
         let mut rules: Vec<Value> = (1..self.rules).map(other).collect();
         rules.push(json!({ends: self.allowed(), "ports": [{"protocol": protocol, "port": PORT}]}));
@@ -101,22 +108,36 @@ impl Size {
     }
 }
 
-/// A pod elsewhere.
-fn peer(number: usize) -> Value {
+/// The pods that speak, on each node those of slots 0 to 3.
+pub fn speakers() -> impl Iterator<Item = Place> {
+    [1, 2].into_iter().flat_map(|node| (0..4).map(move |slot| Place::pod(node, slot)))
+}
+
+/// The addresses of a peer elsewhere.
+pub fn peer_address(number: usize) -> [IpAddr; 2] {
+    addresses(0x0b00_0000, 0xfd00_0077, number)
+}
+
+/// The addresses of a pod of a node that is there for them only.
+pub fn filler_address(node: u8, number: usize) -> [IpAddr; 2] {
+    addresses(0x0c00_0000, 0xfd00_0066, (usize::from(node) << 16) + number)
+}
+
+fn addresses(v4: u32, v6: u128, number: usize) -> [IpAddr; 2] {
     let number = u32::try_from(number).unwrap_or(0);
-    let v6 = Ipv6Addr::from_bits(0xfd00_0077 << 96 | u128::from(number));
-    pod(&format!("peer-{number}"), 3, &json!({"peer": "yes"}), Ipv4Addr::from_bits(0x0b00_0000 + number), v6)
+    [Ipv4Addr::from_bits(v4 + number).into(), Ipv6Addr::from_bits((v6 << 96) + u128::from(number)).into()]
 }
 
-/// A pod of a node of the lab, without a namespace behind it.
+fn peer(number: usize) -> Value {
+    pod(&format!("peer-{number}"), 3, &json!({"peer": "yes"}), peer_address(number))
+}
+
 fn filler(node: u8, number: usize) -> Value {
-    let (own, number) = (u32::from(node) << 16, u32::try_from(number).unwrap_or(0));
-    let v6 = Ipv6Addr::from_bits(0xfd00_0066 << 96 | u128::from(own + number));
-    let v4 = Ipv4Addr::from_bits(0x0c00_0000 + own + number);
-    pod(&format!("filler-{node}-{number}"), node, &json!({"app": format!("app{number}")}), v4, v6)
+    let labels = json!({"app": format!("app{number}")});
+    pod(&format!("filler-{node}-{number}"), node, &labels, filler_address(node, number))
 }
 
-fn pod(name: &str, node: u8, labels: &Value, v4: Ipv4Addr, v6: Ipv6Addr) -> Value {
+fn pod(name: &str, node: u8, labels: &Value, [v4, v6]: [IpAddr; 2]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE, "uid": name, "labels": labels},
