@@ -25,6 +25,7 @@ mod counting_tests;
 mod log;
 mod part;
 mod pod;
+mod ports;
 mod registry;
 mod sets;
 mod shared;
@@ -100,6 +101,8 @@ pub struct Layout {
     pub switched: Switched,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
+    /// Whether each packet counts for what let its connection through. Without, two look-ups a packet are saved.
+    pub counts: bool,
     /// Where denials are logged; `None` for nowhere.
     pub flow_log: Option<FlowLog>,
 }
@@ -108,8 +111,8 @@ impl Layout {
     /// Whether nothing but the ids differs.
     fn same_but_ids(&self, other: &Self) -> bool {
         fn all(layout: &Layout) -> impl PartialEq + '_ {
-            let Layout { slot, generation, ids: _, bridges, ports, switched, own_node_egress, flow_log } = layout;
-            (slot, generation, bridges, ports, switched, own_node_egress, flow_log)
+            let Layout { slot, generation, ids: _, bridges, ports, switched, own_node_egress, counts, flow_log } = layout;
+            (slot, generation, bridges, ports, switched, own_node_egress, counts, flow_log)
         }
         all(self) == all(other)
     }
@@ -134,6 +137,7 @@ impl Default for Layout {
             ports: BTreeSet::new(),
             switched: Switched::default(),
             own_node_egress: true,
+            counts: true,
             flow_log: None,
         }
     }

@@ -171,7 +171,7 @@ impl Reconciler {
         status.not_ready.extend(self.sweep_fault.clone());
         status.warnings.extend(self.counting.fault());
         status.rule_ids = self.rule_ids();
-        if status.rule_ids.without > 0 {
+        if self.config.rule_ids > 0 && status.rule_ids.without > 0 {
             status.warnings.push(format!(
                 "all {} ids of a direction are given out: {} rules and pods count as not attributed",
                 status.rule_ids.limit, status.rule_ids.without
@@ -386,6 +386,7 @@ impl Reconciler {
             ports: links.ports(bridges),
             switched: self.switched.clone(),
             own_node_egress: self.config.own_node_egress,
+            counts: self.config.rule_ids > 0,
             flow_log: self.config.flow_log,
         }
     }

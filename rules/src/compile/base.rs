@@ -15,8 +15,8 @@
 
 use super::count::{self, COUNT};
 use super::log;
-use super::part::Part;
 use super::pod::dispatch_map;
+use super::part::Part;
 use super::sets::Ip;
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
@@ -34,6 +34,18 @@ const BRIDGE_PRIORITY: i32 = -200;
 /// The chain that judges what comes from a pod bridge before any policy.
 const BRIDGED: &str = "bridged";
 
+/// The chain of packets from a pod bridge to elsewhere on a node with an isolated pod.
+const BRIDGED_FORWARD: &str = "bridged-forward";
+
+/// The chain of packets whose destination is no single interface's.
+const MULTICAST: &str = "multicast";
+
+/// The chain of the way back of a flow that no current judgement let through at once.
+const REPLIES: &str = "replies";
+
+/// The chain of what conntrack relates to another flow.
+const RELATED: &str = "related";
+
 /// The chain where every denial of policy ends.
 pub(super) const DENIED: &str = "denied";
 
@@ -50,6 +62,8 @@ const REDIRECT: u8 = 137;
 
 /// Routing types of linux/rtnetlink.h that reach more than one interface: RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST.
 const MULTIPLE: [u32; 3] = [3, 4, 5];
+/// RTN_UNICAST, that of nearly every packet.
+const UNICAST: u32 = 1;
 
 /// The set of the addresses of local pods.
 pub(super) fn pods(ip: Ip) -> &'static str {
@@ -90,7 +104,17 @@ pub(super) fn add_sets(table: &mut Part, layout: &Layout) {
 pub(super) fn add_chains(table: &mut Part, layout: &Layout, closed: bool) {
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
-    table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
+    let replies = replies(table);
+    for (name, comment, rules) in [
+        (DENIED, "every denial of policy", denied()),
+        (REPLIES, "the way back of flows that are not judged by the current policy", replies),
+        (RELATED, "what belongs to another flow", related()),
+    ] {
+        table.chain(name, Chain { hook: None, comment: comment.to_owned(), rules });
+    }
+    if closed {
+        add_multicast(table);
+    }
     log::add_chains(table, layout.flow_log);
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
@@ -145,42 +169,80 @@ fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let [egress, ingress] = HALVES.map(|half| count::by_mark(id_mask(half)));
     let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
     let nobody = Expr::Counter(count::unattributed(table));
-    let mut rules = vec![
-        rule(vec![of_current(0), count::by_mark(IDS_MASK), verdict(Verdict::Accept)], "judged by the current policy"),
-        rule(vec![of_current(TWO_IDS), egress, ingress, verdict(Verdict::Accept)], "the same, between local pods"),
-        rule(vec![any, nobody, verdict(Verdict::Accept)], "the same, by an id of nobody any more"),
-        denied_reply(table),
-    ];
-    rules.extend(replies());
-    // Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
-    for protocol in [1, 58] {
-        let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
-        rules.push(rule(vec![Expr::CtStateRelated, l4proto, verdict(Verdict::Accept)], "errors about a flow"));
-    }
-    rules.push(rule(
-        vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() }, verdict(Verdict::Jump(BRIDGED.into()))],
-        "",
-    ));
+    let accept = verdict(Verdict::Accept);
+    let mut rules = if layout.counts {
+        vec![
+            // First what asks most: the packets of these flows stay on the node, and this is most of what they pay.
+            rule(vec![of_current(TWO_IDS), egress, ingress, accept.clone()], "judged, between local pods"),
+            rule(vec![of_current(0), count::by_mark(IDS_MASK), accept.clone()], "judged by the current policy"),
+            rule(vec![any, nobody, accept], "the same, by an id of nobody any more"),
+        ]
+    } else {
+        vec![rule(vec![any, accept], "judged by the current policy")]
+    };
+    rules.push(rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""));
+    rules.push(rule(vec![Expr::CtStateRelated, jump(RELATED)], ""));
     rules
 }
 
+fn jump(chain: &str) -> Expr {
+    verdict(Verdict::Jump(chain.into()))
+}
+
 /// The way back of a flow that no current judgement let through at once.
-fn replies() -> [Rule; 2] {
-    let reply = Expr::CtDirection(CtDirection::Reply);
-    [
-        rule(vec![reply.clone(), count::any_of(GENERATION_MASK), verdict(Verdict::Jump(COUNT.into()))], ""),
-        rule(vec![reply, verdict(Verdict::Accept)], "replies"),
+fn replies(table: &mut Part) -> Vec<Rule> {
+    vec![
+        denied_reply(table, None),
+        rule(vec![count::any_of(GENERATION_MASK), jump(COUNT)], ""),
+        rule(vec![verdict(Verdict::Accept)], "judged by the packet that began the flow"),
     ]
 }
 
-fn denied_reply(table: &mut Part) -> Rule {
-    let exprs = vec![
-        Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false },
-        Expr::CtDirection(CtDirection::Reply),
-        Expr::Counter(guard(table, Guard::DeniedReply)),
-        verdict(Verdict::Drop),
-    ];
+/// Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
+fn related() -> Vec<Rule> {
+    let accept = |protocol| {
+        let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
+        rule(vec![l4proto, verdict(Verdict::Accept)], "errors about a flow")
+    };
+    [1, 58].map(accept).into()
+}
+
+fn denied_reply(table: &mut Part, direction: Option<CtDirection>) -> Rule {
+    let denied = Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false };
+    let mut exprs = vec![denied];
+    exprs.extend(direction.map(Expr::CtDirection));
+    exprs.extend([Expr::Counter(guard(table, Guard::DeniedReply)), verdict(Verdict::Drop)]);
     rule(exprs, "replies of denied flows")
+}
+
+/// What comes from a bridge that carries pods goes here first.
+fn from_bridges(chain: &str) -> Rule {
+    rule(vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() }, jump(chain)], "")
+}
+
+/// What reaches pods without naming them.
+fn add_multicast(table: &mut Part) {
+    let of_kind =
+        |value, negated| Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(value), negated };
+    let counter = guard(table, Guard::Multicast);
+    let drop = |kind: u32| {
+        let exprs = vec![of_kind(kind, false), Expr::Counter(counter.clone()), verdict(Verdict::Drop)];
+        rule(exprs, "reaches pods without naming them")
+    };
+    for (name, comment, rules) in [
+        (
+            MULTICAST,
+            "destinations on more than one interface, and others that are no single one",
+            MULTIPLE.map(drop).into(),
+        ),
+        (
+            BRIDGED_FORWARD,
+            "from a bridge that carries pods, to elsewhere",
+            vec![rule(vec![jump(BRIDGED)], ""), rule(vec![of_kind(UNICAST, true), jump(MULTICAST)], "")],
+        ),
+    ] {
+        table.chain(name, Chain { hook: None, comment: comment.to_owned(), rules });
+    }
 }
 
 /// Stamps the flow, so that the way back of a running connection stops too, then drops. Two rules: a packet that
@@ -192,18 +254,8 @@ fn denied() -> Vec<Rule> {
 
 fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
-    if closed {
-        rules.extend(MULTIPLE.iter().map(|kind| {
-            let exprs = vec![
-                Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() },
-                Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(*kind), negated: false },
-                Expr::Counter(guard(table, Guard::Multicast)),
-                verdict(Verdict::Drop),
-            ];
-            rule(exprs, "reaches pods without naming them")
-        }));
-    }
-    rules.extend(HALVES.map(forget));
+    rules.push(from_bridges(if closed { BRIDGED_FORWARD } else { BRIDGED }));
+    rules.push(forget());
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
     rules.extend(judged(table, layout));
@@ -212,8 +264,9 @@ fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
 
 fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
+    rules.push(from_bridges(BRIDGED));
     if layout.own_node_egress {
-        rules.extend(HALVES.map(forget));
+        rules.push(forget());
         rules.extend(dispatch(Direction::Egress));
     } else {
         let nobody = Expr::SetCtMark { keep: !IDS_MASK, value: 0 };
@@ -225,17 +278,16 @@ fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
 
 fn output(table: &mut Part) -> Vec<Rule> {
     let reply = Expr::CtDirection(CtDirection::Reply);
-    let count = verdict(Verdict::Jump(COUNT.into()));
     vec![
-        denied_reply(table),
-        rule(vec![count::any_of(GENERATION_MASK), reply, count], "replies of the node to its pods"),
+        denied_reply(table, Some(CtDirection::Reply)),
+        rule(vec![count::any_of(GENERATION_MASK), reply, jump(COUNT)], "replies of the node to its pods"),
     ]
 }
 
 /// Ids that an earlier policy wrote stand until another is written over them; where a half has no local pod any more, none
 /// is.
-fn forget(half: Direction) -> Rule {
-    rule(vec![count::any_of(id_mask(half)), verdict(Verdict::Jump(count::forget_half(half).into()))], "")
+fn forget() -> Rule {
+    rule(vec![count::any_of(IDS_MASK), jump(count::FORGET)], "")
 }
 
 /// The addresses of the end of a connection that a half is about.
@@ -251,20 +303,30 @@ fn dispatch(half: Direction) -> [Rule; 2] {
     ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip).into() }], ""))
 }
 
-/// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. The stamp
-/// stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
-fn judged(table: &mut Part, layout: &Layout) -> [Rule; 6] {
-    let jump = |chain: &str| verdict(Verdict::Jump(chain.into()));
+/// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. What has an id has
+/// one. The stamp stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
+fn judged(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
-    let [egress, ingress] = HALVES.map(|half| count::any_of(id_mask(half)));
-    let nobody = Expr::Counter(count::unattributed(table));
-    [
-        rule(vec![jump(count::OTHERS)], ""),
+    let both = || HALVES.map(|half| count::any_of(id_mask(half))).into_iter();
+    let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
+    let nobody = [Expr::Counter(count::unattributed(table)), verdict(Verdict::Accept)];
+    let accept = verdict(Verdict::Accept);
+    if !layout.counts {
+        return vec![
+            rule(vec![without, jump(count::OTHERS)], ""),
+            rule(vec![stamp(0), accept.clone()], "judged"),
+            rule(vec![accept], "conntrack does not know it"),
+        ];
+    }
+    let counted = HALVES.map(|half| count::by_mark(id_mask(half)));
+    vec![
+        rule(vec![without, jump(count::OTHERS)], ""),
         rule(vec![count::never_judged(), jump(count::BEGIN)], ""),
-        rule(vec![jump(COUNT)], ""),
-        rule(vec![egress, ingress, stamp(TWO_IDS), verdict(Verdict::Accept)], "judged, between local pods"),
-        rule(vec![stamp(0), verdict(Verdict::Accept)], "judged"),
-        rule(vec![nobody, verdict(Verdict::Accept)], "conntrack does not know it"),
+        rule(both().chain([stamp(TWO_IDS)]).chain(counted).chain([accept.clone()]).collect(), "between local pods"),
+        rule(both().chain(nobody.clone()).collect(), "the same, by an id of nobody any more"),
+        rule(vec![stamp(0), count::by_mark(IDS_MASK), accept], "judged"),
+        rule(vec![jump(count::OTHERS)], ""),
+        rule(nobody.into(), "an id of nobody any more, or conntrack does not know it"),
     ]
 }
 

@@ -22,6 +22,9 @@ pub(super) const BEGIN: &str = "begin";
 /// The chain that accepts what has no end in a local pod.
 pub(super) const OTHERS: &str = "others";
 
+/// The chain that clears the ids of halves that have no local pod.
+pub(super) const FORGET: &str = "forget";
+
 /// Elements of a counter map: every id of both halves, and none. The kernel picks its fastest set for a size that is known, at 32
 /// bytes for each element.
 const SIZE: u32 = 8192;
@@ -70,6 +73,9 @@ pub(super) fn add_chains(table: &mut Part) {
         let rules = pods.into_iter().chain([base::rule(vec![forget], "of an earlier pod")]).collect();
         add(table, &forget_half(half), &format!("the {half} id of a flow that has no local pod there"), rules);
     }
+    let rules =
+        HALVES.map(|half| base::rule(vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(forget_half(half).into()))], ""));
+    add(table, FORGET, "ids of an earlier judgement", rules.into());
     let jump = |half| vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(count_half(half).into()))];
     let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
     let rules = vec![
@@ -96,7 +102,7 @@ fn count_half(half: Direction) -> String {
 }
 
 /// The chain that clears the id of a half that has no local pod.
-pub(super) fn forget_half(half: Direction) -> String {
+fn forget_half(half: Direction) -> String {
     format!("forget-{half}")
 }
 

@@ -4,13 +4,15 @@
 //! share. What always holds: what allows ends in a chain that writes its id into ct mark, which leads back
 //! to the base chain that dispatched, so an egress allow goes on to the destination's ingress and never ends the
 //! evaluation; the last rule of an isolated pod drops. A tier is a chain; Pass and the end of a tier go to the next tier's
-//! chain. The id stands in a chain of its own because a packet that conntrack does not know ends the rule that writes a mark, and must still be
+//! chain. Where many rules name single ports, a map leads from protocol and port to a chain with those that can match ([`ports`]), in their
+//! order and with the same end. The id stands in a chain of its own because a packet that conntrack does not know ends the rule that writes a mark, and must still be
 //! allowed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::part::Part;
+use super::ports::{self, Entry, Ports, Split};
 use super::sets::{self, Ip, address};
 use super::shared::Shared;
 use super::{CounterMeaning, Pending, allow, base, log};
@@ -21,7 +23,7 @@ use crate::effective::{
 use crate::names;
 use crate::object::Protocol;
 use crate::policy::{Action, Direction, Tier};
-use crate::ruleset::{Chain, Datum, Expr, Field, Name, Rule, Value, Verdict};
+use crate::ruleset::{Chain, Datum, Element, Elements, Expr, Field, KeyType, Name, Rule, Set, SetKind, Value, Verdict};
 
 /// What a pod contributes, and what it names of what pods share.
 #[derive(Clone, Debug, Default)]
@@ -87,11 +89,7 @@ impl PodChains<'_> {
         let tiers = tiers(isolation);
         for (position, tier) in tiers.iter().enumerate() {
             let next = tiers.get(position + 1).map_or_else(|| default.clone(), |tier| self.chain_name(*tier, &tiers));
-            let mut rules = self.tier(*tier, isolation, &next, &default);
-            // The end of a tier; behind a drop it would never be reached.
-            if !(*tier == Tier::NetworkPolicy && isolation.default == Fallback::Deny) {
-                rules.push(goto(next));
-            }
+            let rules = self.tier(*tier, isolation, (chain_kind(self.direction, *tier, &tiers), &next), &default);
             self.chain(self.chain_name(*tier, &tiers), rules);
         }
         let first = tiers.first().copied().unwrap_or(Tier::NetworkPolicy);
@@ -110,30 +108,60 @@ impl PodChains<'_> {
         self.built.part.chain(name, Chain { hook: None, comment, rules });
     }
 
-    /// The chain of a tier: the first one has the pod's stable name.
     fn chain_name(&self, tier: Tier, tiers: &[Tier]) -> Name {
-        let kind = match tier {
-            _ if tiers.first() == Some(&tier) => self.direction.word().to_owned(),
-            Tier::Admin => format!("{}-admin", self.direction),
-            Tier::NetworkPolicy => format!("{}-policy", self.direction),
-            Tier::Baseline => format!("{}-baseline", self.direction),
-        };
-        names::hashed(&kind, self.hash, self.text)
+        self.name(&chain_kind(self.direction, tier, tiers))
     }
 
-    fn tier(&mut self, tier: Tier, isolation: &Isolation, next: &Name, default: &Name) -> Vec<Rule> {
+    fn name(&self, kind: &str) -> Name {
+        names::hashed(kind, self.hash, self.text)
+    }
+
+    /// The rules of a tier's chain, which is of this kind and leads to the next one.
+    fn tier(
+        &mut self,
+        tier: Tier,
+        isolation: &Isolation,
+        (kind, next): (String, &Name),
+        default: &Name,
+    ) -> Vec<Rule> {
         let mut rules = Vec::new();
         let network_policy = tier == Tier::NetworkPolicy && isolation.default != Fallback::Open;
         if network_policy {
             rules.extend(self.pod.addresses.iter().map(|address| self.reaches_itself(*address, default)));
         }
+        let mut entries = Vec::new();
         for rule in isolation.rules.iter().filter(|rule| rule.tier == tier) {
-            self.rule(rule, next, &mut rules);
+            self.rule(rule, next, &mut entries);
         }
-        if network_policy {
-            self.end(isolation.default, &mut rules);
+        let end = self.end(if network_policy { isolation.default } else { Fallback::Open }, next);
+        match ports::split(&entries) {
+            Some(split) => rules.extend(self.by_port(&kind, split, &end)),
+            None => rules.extend(entries.iter().map(Entry::whole)),
         }
+        rules.extend(end);
         rules
+    }
+
+    /// Makes the map and the chains of a split; what stays in the tier's own chain is the result.
+    fn by_port(&mut self, kind: &str, split: Split, end: &[Rule]) -> Vec<Rule> {
+        let mut elements = Elements::new();
+        for (keys, mut rules) in split.lists {
+            let first = keys.first().map_or_else(String::new, |(protocol, port)| format!("{}-{port}", protocol.name()));
+            let chain = self.name(&format!("{kind}-{first}"));
+            rules.extend(end.iter().cloned());
+            self.chain(chain.clone(), rules);
+            for (protocol, port) in keys {
+                let key = Element::key([Value::Proto(protocol.number()), Value::Port(port)]);
+                elements.insert(key, Datum::Verdict(Verdict::Goto(chain.clone())));
+            }
+        }
+        let map = self.name(&format!("{kind}-ports"));
+        let comment = names::comment(&format!("chains by port, {} of pod {}", self.direction, self.text));
+        let key = vec![KeyType::InetProto, KeyType::InetService];
+        self.built.part.set(map.clone(), Set { comment, elements, ..Set::of(SetKind::VerdictMap, key) });
+        let ask = Expr::Vmap { key: vec![Field::L4Proto, Field::ThDport], map };
+        let ask = Rule { exprs: vec![ask], ..Rule::default() };
+        std::iter::once(ask).chain(split.others).collect()
     }
 
     /// A pod can always reach itself, by each of its addresses and through its own Service.
@@ -143,16 +171,20 @@ impl PodChains<'_> {
         Rule { exprs: vec![own, Expr::Verdict(Verdict::Goto(default.clone()))], comment: "itself".to_owned() }
     }
 
-    /// What no rule decided.
-    fn end(&mut self, default: Fallback, rules: &mut Vec<Rule>) {
-        if default == Fallback::Deny {
-            rules.push(Rule { exprs: self.deny().into(), comment: "isolated".to_owned() });
-            return;
+    /// What happens where no rule decided.
+    fn end(&mut self, default: Fallback, next: &Name) -> Vec<Rule> {
+        match default {
+            Fallback::Open => vec![goto(next.clone())],
+            Fallback::Deny => vec![Rule { exprs: self.deny().into(), comment: "isolated".to_owned() }],
+            Fallback::Audit => vec![self.would_drop(), goto(next.clone())],
         }
+    }
+
+    fn would_drop(&mut self) -> Rule {
         let meaning = CounterMeaning::WouldDrop { pod: self.pod.name.clone(), direction: self.direction };
         let counter = self.pod_counter("would-drop", meaning);
         let logged = Expr::Verdict(Verdict::Jump(log::audited(self.direction).into()));
-        rules.push(Rule { exprs: vec![Expr::Counter(counter), logged], comment: "audit: would drop".to_owned() });
+        Rule { exprs: vec![Expr::Counter(counter), logged], comment: "audit: would drop".to_owned() }
     }
 
     /// What counts a drop of this pod and makes it.
@@ -172,16 +204,16 @@ impl PodChains<'_> {
     }
 
     /// One rule of policy: as many rules of the chain as it has alternatives and families.
-    fn rule(&mut self, rule: &EffectiveRule, next: &Name, rules: &mut Vec<Rule>) {
+    fn rule(&mut self, rule: &EffectiveRule, next: &Name, entries: &mut Vec<Entry>) {
         let goto = |chain: &Name| Expr::Verdict(Verdict::Goto(chain.clone()));
         let decision = match rule.action {
             Action::Accept => vec![goto(&self.allow_rule(rule))],
             Action::Deny => std::iter::once(self.rule_counter(rule)).chain(self.deny()).collect(),
             Action::Pass => vec![self.rule_counter(rule), goto(next)],
         };
-        for mut exprs in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
-            exprs.extend(decision.iter().cloned());
-            rules.push(Rule { exprs, comment: String::new() });
+        for mut entry in rule.matches.iter().flat_map(|alternative| self.alternative(alternative)).collect::<Vec<_>>() {
+            entry.rest.extend(decision.iter().cloned());
+            entries.push(entry);
         }
     }
 
@@ -203,19 +235,13 @@ impl PodChains<'_> {
         name
     }
 
-    /// The matches of one alternative: one list for each rule of the chain it takes.
-    fn alternative(&mut self, alternative: &RuleMatch) -> Vec<Vec<Expr>> {
-        match alternative {
-            RuleMatch::Peer(peer, port) => {
-                let port = self.port(port);
-                let mut peers = self.peer(peer);
-                for exprs in &mut peers {
-                    exprs.extend(port.iter().cloned());
-                }
-                peers
-            }
-            RuleMatch::Endpoint(endpoint) => self.endpoint(endpoint),
-        }
+    /// The matches of one alternative: one for each rule of the chain it takes.
+    fn alternative(&mut self, alternative: &RuleMatch) -> Vec<Entry> {
+        let (ports, asks, peers) = match alternative {
+            RuleMatch::Peer(peer, port) => (Ports::Of(port.clone()), self.port(port), self.peer(peer)),
+            RuleMatch::Endpoint(endpoint) => (Ports::Named(endpoint.protocol), Vec::new(), self.endpoint(endpoint)),
+        };
+        peers.into_iter().map(|rest| Entry { ports: ports.clone(), asks: asks.clone(), rest }).collect()
     }
 
     /// The families the pod has addresses of: it has no packets of another.
@@ -268,6 +294,16 @@ impl PodChains<'_> {
             lookups.push(vec![Expr::Lookup { key, set }]);
         }
         lookups
+    }
+}
+
+/// What the chain of a tier is: the first one has the pod's stable name.
+fn chain_kind(direction: Direction, tier: Tier, tiers: &[Tier]) -> String {
+    match tier {
+        _ if tiers.first() == Some(&tier) => direction.word().to_owned(),
+        Tier::Admin => format!("{direction}-admin"),
+        Tier::NetworkPolicy => format!("{direction}-policy"),
+        Tier::Baseline => format!("{direction}-baseline"),
     }
 }
 
