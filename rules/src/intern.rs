@@ -101,8 +101,8 @@ mod tests {
         interner.share(pod("b"));
         assert_eq!(
             (interner.labels.len(), interner.texts.len()),
-            (2, 7),
-            "app, a, b, tier, x; the namespace and the node"
+            (2, 6),
+            "app, a, b, tier, x (the namespace, too) and the node"
         );
         let labels = &first.labels;
         assert_eq!((labels.get("app"), labels.get("tier"), labels.get("zone")), (Some("a"), Some("x"), None));
