@@ -78,7 +78,11 @@ fn events(size: Size, pods: &[Value]) -> Vec<Event> {
         event("a remote pod has labels nobody had", renamed(remote), pod(remote)),
         event("a local pod joins", here.clone(), delete(&here)),
         event("a local pod is relabelled", relabelled(local), pod(local)),
-        event("a namespace is relabelled", namespace(&with(team, "/metadata/labels/team", json!("team1"))), namespace(team)),
+        event(
+            "a namespace is relabelled",
+            namespace(&with(team, "/metadata/labels/team", json!("team1"))),
+            namespace(team),
+        ),
         event("a policy is added", another.clone(), delete(&another)),
         event("a policy is edited", edited, policy(&policies[0])),
         event("a policy is deleted", delete(&policy(&policies[0])), policy(&policies[0])),
@@ -100,7 +104,9 @@ fn timed(evaluator: &mut Evaluator, event: &Event, times: u64) -> Duration {
         if let Change::DeletePod(_) = event.back {
             // Its interface goes too, or a ghost would stay.
             if let Change::UpsertPod(pod) = &event.change {
-                pod.addresses.iter().for_each(|address| drop(evaluator.apply(Change::InterfaceGone(*address))));
+                for address in &pod.addresses {
+                    evaluator.apply(Change::InterfaceGone(*address));
+                }
             }
         }
     }

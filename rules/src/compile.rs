@@ -111,7 +111,8 @@ impl Layout {
     /// Whether nothing but the ids differs.
     fn same_but_ids(&self, other: &Self) -> bool {
         fn all(layout: &Layout) -> impl PartialEq + '_ {
-            let Layout { slot, generation, ids: _, bridges, ports, switched, own_node_egress, counts, flow_log } = layout;
+            let Layout { slot, generation, ids: _, bridges, ports, switched, own_node_egress, counts, flow_log } =
+                layout;
             (slot, generation, bridges, ports, switched, own_node_egress, counts, flow_log)
         }
         all(self) == all(other)

@@ -15,8 +15,8 @@
 
 use super::count::{self, COUNT};
 use super::log;
-use super::pod::dispatch_map;
 use super::part::Part;
+use super::pod::dispatch_map;
 use super::sets::Ip;
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};

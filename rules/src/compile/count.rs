@@ -73,8 +73,9 @@ pub(super) fn add_chains(table: &mut Part) {
         let rules = pods.into_iter().chain([base::rule(vec![forget], "of an earlier pod")]).collect();
         add(table, &forget_half(half), &format!("the {half} id of a flow that has no local pod there"), rules);
     }
-    let rules =
-        HALVES.map(|half| base::rule(vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(forget_half(half).into()))], ""));
+    let rules = HALVES.map(|half| {
+        base::rule(vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(forget_half(half).into()))], "")
+    });
     add(table, FORGET, "ids of an earlier judgement", rules.into());
     let jump = |half| vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(count_half(half).into()))];
     let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };

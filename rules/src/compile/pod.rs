@@ -117,13 +117,7 @@ impl PodChains<'_> {
     }
 
     /// The rules of a tier's chain, which is of this kind and leads to the next one.
-    fn tier(
-        &mut self,
-        tier: Tier,
-        isolation: &Isolation,
-        (kind, next): (String, &Name),
-        default: &Name,
-    ) -> Vec<Rule> {
+    fn tier(&mut self, tier: Tier, isolation: &Isolation, (kind, next): (String, &Name), default: &Name) -> Vec<Rule> {
         let mut rules = Vec::new();
         let network_policy = tier == Tier::NetworkPolicy && isolation.default != Fallback::Open;
         if network_policy {
