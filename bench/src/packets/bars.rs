@@ -78,7 +78,11 @@ pub fn table(bars: &[Bar]) -> String {
             Some((value, None)) => (format!("{value:.3}"), String::new()),
             Some((value, Some([low, high]))) => (format!("{value:.3}"), format!("{low:.3} to {high:.3}")),
         };
-        let met = if bar.is_met() { "met" } else { "**not met**" };
+        let met = match bar.measured {
+            None => "",
+            Some(_) if bar.is_met() => "met",
+            Some(_) => "**not met**",
+        };
         text.push_str(&format!("| {} | {:.3} | {value} | {spread} | {met} |\n", bar.what, bar.limit));
     }
     text
