@@ -261,7 +261,7 @@ fn opened(effective: &Effective) -> Effective {
         ingress: Isolation::default(),
         egress: Isolation::default(),
     };
-    Effective { pods: effective.pods.iter().map(open).collect(), ..Effective::default() }
+    effective.pods().values().map(|pod| open(pod)).collect()
 }
 
 /// Reads a length as `90s`, `10m` or `1h30m`.

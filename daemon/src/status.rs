@@ -212,7 +212,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
     let mut dropped: BTreeMap<(&ObjectName, Direction), Traffic> = BTreeMap::new();
     let mut would_drop = dropped.clone();
     for total in totals {
-        match &total.meaning {
+        match &*total.meaning {
             CounterMeaning::Dropped { pod, direction } => {
                 dropped.entry((pod, *direction)).or_default().add(total.value);
             }
@@ -232,13 +232,13 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
         }
     };
     let report = |pod: &EffectivePod| PodReport {
-        namespace: pod.name.namespace.clone(),
-        name: pod.name.name.clone(),
+        namespace: pod.name.namespace.to_string(),
+        name: pod.name.name.to_string(),
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
         ingress: direction(pod, Direction::Ingress),
         egress: direction(pod, Direction::Egress),
     };
-    effective.pods.iter().map(report).collect()
+    effective.pods().values().map(|pod| report(pod)).collect()
 }
 
 fn fallback_word(fallback: Fallback) -> &'static str {
@@ -252,10 +252,10 @@ fn fallback_word(fallback: Fallback) -> &'static str {
 fn rules(totals: &[Total]) -> Vec<RuleReport> {
     let mut rules: Vec<RuleReport> = totals
         .iter()
-        .filter_map(|total| match &total.meaning {
+        .filter_map(|total| match &*total.meaning {
             CounterMeaning::Rule { identity, index, action } => Some(RuleReport {
-                namespace: identity.policy.namespace.clone(),
-                policy: identity.policy.name.clone(),
+                namespace: identity.policy.namespace.to_string(),
+                policy: identity.policy.name.to_string(),
                 direction: identity.direction.to_string(),
                 index: *index,
                 rule: rule_id(identity),
@@ -276,7 +276,7 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
 fn guards(totals: &[Total]) -> BTreeMap<String, Traffic> {
     let mut guards: BTreeMap<String, Traffic> = BTreeMap::new();
     for total in totals {
-        if let CounterMeaning::Guard(guard) = &total.meaning {
+        if let CounterMeaning::Guard(guard) = &*total.meaning {
             guards.entry(guard.word().to_owned()).or_default().add(total.value);
         }
     }

@@ -11,7 +11,9 @@ use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Ids, Origin};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation, allowed_mark};
+use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
+use imbl::OrdMap;
 
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
 use crate::netlink::NetlinkError;
@@ -36,7 +38,7 @@ pub(super) enum SweepError {
 /// Facts of this node that a flow is judged by.
 pub(super) struct Node<'a> {
     /// The addresses of local pods: other flows are nobody's business here.
-    pub(super) pods: &'a BTreeSet<IpAddr>,
+    pub(super) pods: &'a OrdMap<IpAddr, ObjectName>,
     /// The node's own addresses.
     pub(super) addresses: &'a BTreeSet<IpAddr>,
     /// Whether pods are held to their egress rules towards their own node.
@@ -85,7 +87,7 @@ impl Sweeper {
             Marks { judge: Judge::new(effective, node.own_node_egress), ids, current, known: HashMap::new() };
         let (mut denied, mut others) = (Vec::new(), Vec::new());
         for flow in &flows {
-            let local = [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains(end));
+            let local = [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains_key(end));
             let mark = if local { marks.of(&flow_of(flow, node)) } else { Wanted::Nobodys };
             match mark {
                 Wanted::Denied => denied.push(flow.key()),

@@ -20,6 +20,8 @@ use std::{
 };
 
 use flatfell_rules::compile::BridgeId;
+use flatfell_rules::object::ObjectName;
+use imbl::OrdMap;
 use ipnetwork::{IpNetwork, IpNetworkError};
 use netlink_packet_core::{DecodeError, Emitable};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -185,9 +187,11 @@ impl Links {
 
     /// The bridges that carry pods: those configured, or, when none is, those with an address whose prefix holds the
     /// address of a local pod.
-    pub fn pod_bridges(&self, configured: &[String], pod_addresses: &BTreeSet<IpAddr>) -> Vec<PodBridge> {
+    pub fn pod_bridges(&self, configured: &[String], pods: &OrdMap<IpAddr, ObjectName>) -> Vec<PodBridge> {
         let carries = |index: &u32, link: &Link| match configured {
-            [] => self.prefixes(*index).any(|prefix| pod_addresses.iter().any(|address| prefix.contains(*address))),
+            [] => {
+                self.prefixes(*index).any(|prefix| pods.range(prefix.network()..=prefix.broadcast()).next().is_some())
+            }
             names => names.contains(&link.name),
         };
         let bridge = |(index, link): (&u32, &Link)| {
@@ -227,7 +231,7 @@ impl Links {
     ///
     /// An address's interface is the bridge port (or ports) it was seen behind while it was watched; an address that was
     /// never seen is never reported, nor is one whose interface went before it was watched.
-    pub fn interfaces_gone(&mut self, watched: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    pub fn interfaces_gone(&mut self, watched: &OrdMap<IpAddr, ObjectName>) -> Vec<IpAddr> {
         if self.behind.watch(watched) {
             self.learn_all();
         }

@@ -18,7 +18,7 @@ use super::catalogue::{self as all, Family, Kind};
 use super::process::{Conntrack, Process};
 use super::series::Size;
 use crate::cluster::WatchState;
-use crate::engine::{EngineStatus, RuleIds};
+use crate::engine::{EngineStatus, Programmed, RuleIds};
 use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
 use crate::manifests::Severity;
@@ -214,7 +214,10 @@ impl Own {
         let modes = self.source.policies.modes();
         out.many(&all::POLICIES, modes.map(|(mode, count)| (["networkpolicy".to_owned(), mode.to_owned()], count)))?;
         let refused = self.source.refused.iter();
-        out.many(&all::POLICY_INVALID, refused.map(|policy| ([policy.namespace.clone(), policy.name.clone()], true)))?;
+        out.many(
+            &all::POLICY_INVALID,
+            refused.map(|policy| ([policy.namespace.to_string(), policy.name.to_string()], true)),
+        )?;
         let problems = [Severity::Error, Severity::Warning].map(|severity| {
             let count = self.source.problems.iter().filter(|problem| problem.severity == severity).count();
             (word(severity.word()), count)
@@ -230,7 +233,7 @@ impl Own {
             for isolation in ["open", "isolated", "audited"] {
                 pods.insert((direction, isolation), 0);
             }
-            for pod in self.status.enforced.iter().flat_map(|effective| &effective.pods) {
+            for pod in self.status.enforced.iter().flat_map(|effective| effective.pods().values()) {
                 let isolation = match pod.isolation(direction).default {
                     Fallback::Open => "open",
                     Fallback::Deny => "isolated",
@@ -262,7 +265,10 @@ impl Own {
         out.many(&all::REPAIRS, upkeep.repairs.iter().map(|(kind, count)| (word(kind.word()), *count)))?;
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
-        out.many(&all::PROGRAMMED_OBJECTS, upkeep.programmed.by_kind().map(|(kind, count)| (word(kind), count)))?;
+        out.many(
+            &all::PROGRAMMED_OBJECTS,
+            Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)),
+        )?;
         out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
         out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }

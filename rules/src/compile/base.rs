@@ -9,19 +9,21 @@
 //!   100       masquerade
 //! ```
 //!
-//! In: [`Effective`] and [`Layout`]. Out: the base chains, their fixed sets and the guards of a [`Builder`]. What always holds: a flow
+//! In: the [`Layout`]. Out: the base chains, their fixed sets and the guards of a [`Part`]. What always holds: a flow
 //! that the current generation judged is accepted by the first rule; every other packet of a flow's own direction is
 //! judged.
 
 use super::count::{self, COUNT};
 use super::log;
+use super::part::Part;
 use super::pod::dispatch_map;
-use super::sets::{Builder, Ip};
+use super::sets::Ip;
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
-use crate::effective::{Effective, Fallback};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
-use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
+use crate::ruleset::{
+    BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Name, Rule, SetKind, Value, Verdict,
+};
 
 /// Behind conntrack and DNAT, before iptables' FORWARD: `filter - 10`.
 const PRIORITY: i32 = -10;
@@ -63,30 +65,27 @@ const MULTIPLE: [u32; 3] = [3, 4, 5];
 /// RTN_UNICAST, that of nearly every packet.
 const UNICAST: u32 = 1;
 
-impl Builder<'_> {
-    /// Says that an address is a local pod's.
-    pub(super) fn local_pod(&mut self, address: std::net::IpAddr) {
-        self.element(&pods(Ip::of(address)), super::sets::address(address), Datum::None);
+/// The set of the addresses of local pods.
+pub(super) fn pods(ip: Ip) -> &'static str {
+    match ip {
+        Ip::V4 => "pods4",
+        Ip::V6 => "pods6",
     }
 }
 
-pub(super) fn pods(ip: Ip) -> String {
-    format!("pods{}", ip.digit())
-}
-
 /// The fixed sets and maps, which the pods' elements go into.
-pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
+pub(super) fn add_sets(table: &mut Part, layout: &Layout) {
     for ip in Ip::BOTH {
         let key = || vec![ip.key_type()];
-        table.fixed(&pods(ip), SetKind::Set, key(), "addresses of local pods");
+        table.fixed(pods(ip), SetKind::Set, key(), "addresses of local pods");
         for direction in Direction::BOTH {
             let comment = format!("chains of local pods for {direction}");
-            table.fixed(&dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
+            table.fixed(dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
         }
     }
     table.fixed(GENERATION_SET, SetKind::Set, vec![KeyType::Mark], "the current generation of ct mark");
     table.element(GENERATION_SET, Value::Mark(layout.generation.mark()), Datum::None);
-    count::add_sets(table, &layout.ids);
+    count::add_sets(table);
     table.fixed("bridges", SetKind::Set, vec![KeyType::Ifname], "bridges that carry pods");
     for bridge in &layout.bridges {
         table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);
@@ -101,12 +100,8 @@ pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
     }
 }
 
-/// The base chains and the guards.
-pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout: &Layout) {
-    let closed = effective
-        .pods
-        .iter()
-        .any(|pod| Direction::BOTH.into_iter().any(|direction| pod.isolation(direction).default == Fallback::Deny));
+/// The base chains and the guards; `closed`: a local pod is isolated.
+pub(super) fn add_chains(table: &mut Part, layout: &Layout, closed: bool) {
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
     let replies = replies(table);
@@ -136,7 +131,7 @@ pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout:
 }
 
 /// The chain at the bridges' ports: only IP and ARP, without tags (a tagged frame passes by every inet hook).
-pub(super) fn add_frame_guard(table: &mut Builder<'_>, layout: &Layout) {
+pub(super) fn add_frame_guard(table: &mut Part, layout: &Layout) {
     table.fixed("ports", SetKind::Set, vec![KeyType::Ifname], "ports of bridges that carry pods");
     for port in &layout.ports {
         table.element("ports", Value::Ifname(port.clone()), Datum::None);
@@ -146,7 +141,7 @@ pub(super) fn add_frame_guard(table: &mut Builder<'_>, layout: &Layout) {
         .iter()
         .map(|kind| Expr::Compare { field: Field::EtherType, value: Value::EtherType(*kind), negated: true })
         .collect();
-    exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".to_owned() });
+    exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".into() });
     exprs.extend([Expr::Counter(counter), Expr::Verdict(Verdict::Drop)]);
     let rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
     let hook = Some(BaseHook { hook: Hook::Prerouting, priority: BRIDGE_PRIORITY });
@@ -162,13 +157,13 @@ fn verdict(verdict: Verdict) -> Expr {
 }
 
 /// The counter of a guard.
-fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
+fn guard(table: &mut Part, guard: Guard) -> Name {
     let word = guard.word();
     table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
 }
 
 /// What every hook asks first.
-fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let current = layout.generation.mark();
     let of_current = |bit| Expr::CtMark { mask: GENERATION_MASK | TWO_IDS, value: current | bit, negated: false };
     let [egress, ingress] = HALVES.map(|half| count::by_mark(id_mask(half)));
@@ -191,11 +186,11 @@ fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
 }
 
 fn jump(chain: &str) -> Expr {
-    verdict(Verdict::Jump(chain.to_owned()))
+    verdict(Verdict::Jump(chain.into()))
 }
 
 /// The way back of a flow that no current judgement let through at once.
-fn replies(table: &mut Builder<'_>) -> Vec<Rule> {
+fn replies(table: &mut Part) -> Vec<Rule> {
     vec![
         denied_reply(table, None),
         rule(vec![count::any_of(GENERATION_MASK), jump(COUNT)], ""),
@@ -212,7 +207,7 @@ fn related() -> Vec<Rule> {
     [1, 58].map(accept).into()
 }
 
-fn denied_reply(table: &mut Builder<'_>, direction: Option<CtDirection>) -> Rule {
+fn denied_reply(table: &mut Part, direction: Option<CtDirection>) -> Rule {
     let denied = Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false };
     let mut exprs = vec![denied];
     exprs.extend(direction.map(Expr::CtDirection));
@@ -222,11 +217,11 @@ fn denied_reply(table: &mut Builder<'_>, direction: Option<CtDirection>) -> Rule
 
 /// What comes from a bridge that carries pods goes here first.
 fn from_bridges(chain: &str) -> Rule {
-    rule(vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".to_owned() }, jump(chain)], "")
+    rule(vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() }, jump(chain)], "")
 }
 
 /// What reaches pods without naming them.
-fn add_multicast(table: &mut Builder<'_>) {
+fn add_multicast(table: &mut Part) {
     let of_kind =
         |value, negated| Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(value), negated };
     let counter = guard(table, Guard::Multicast);
@@ -257,7 +252,7 @@ fn denied() -> Vec<Rule> {
     vec![rule(vec![stamp], "replies stop too"), rule(vec![verdict(Verdict::Drop)], "")]
 }
 
-fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> {
+fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
     rules.push(from_bridges(if closed { BRIDGED_FORWARD } else { BRIDGED }));
     rules.push(forget());
@@ -267,7 +262,7 @@ fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> 
     rules
 }
 
-fn input(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
     rules.push(from_bridges(BRIDGED));
     if layout.own_node_egress {
@@ -281,7 +276,7 @@ fn input(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
     rules
 }
 
-fn output(table: &mut Builder<'_>) -> Vec<Rule> {
+fn output(table: &mut Part) -> Vec<Rule> {
     let reply = Expr::CtDirection(CtDirection::Reply);
     vec![
         denied_reply(table, Some(CtDirection::Reply)),
@@ -305,12 +300,12 @@ pub(super) fn ends(half: Direction) -> [(Field, Ip); 2] {
 
 /// Into the chain of the pod whose address it is; an allow returns to behind this.
 fn dispatch(half: Direction) -> [Rule; 2] {
-    ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip) }], ""))
+    ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip).into() }], ""))
 }
 
 /// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. What has an id has
 /// one. The stamp stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
-fn judged(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+fn judged(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
     let both = || HALVES.map(|half| count::any_of(id_mask(half))).into_iter();
     let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
@@ -336,9 +331,9 @@ fn judged(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
 }
 
 /// What a pod bridge may carry beside policy: discovery, and nothing that names no pod.
-fn bridged(table: &mut Builder<'_>, closed: bool) -> Vec<Rule> {
+fn bridged(table: &mut Part, closed: bool) -> Vec<Rule> {
     let icmpv6 = |kind| Expr::Compare { field: Field::Icmpv6Type, value: Value::Icmpv6Type(kind), negated: false };
-    let drop = |table: &mut Builder<'_>, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
+    let drop = |table: &mut Part, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
     let mut rules = Vec::new();
     for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
         let mut exprs = vec![icmpv6(kind)];
@@ -349,7 +344,7 @@ fn bridged(table: &mut Builder<'_>, closed: bool) -> Vec<Rule> {
     let to_group = Expr::Prefix { field: Field::Ip6Daddr, prefix: six([0xff00, 0, 0, 0, 0, 0, 0, 0], 8) };
     // Only where it stays on the bridge: else an isolated pod could send anything as discovery.
     for (set, stays) in [("discovery", on_link), ("listeners", to_group)] {
-        let kinds = Expr::Lookup { key: vec![Field::Icmpv6Type], set: set.to_owned() };
+        let kinds = Expr::Lookup { key: vec![Field::Icmpv6Type], set: set.into() };
         rules.push(rule(vec![kinds, stays, verdict(Verdict::Accept)], "IPv6 lives on it"));
     }
     if closed {
