@@ -89,6 +89,11 @@ impl Bed {
         Ok(())
     }
 
+    /// Loads it on the first node and leaves the daemon running: a side of a round it is then no more.
+    pub fn run_flatfell(&self, size: &Size) -> anyhow::Result<FlatfellNode> {
+        Ok(FlatfellNode::start(&self.lab, 1, &[("cluster.json", &size.manifests())])?)
+    }
+
     /// Takes away what was loaded.
     pub fn unload(&mut self) -> anyhow::Result<()> {
         let has_sets = self.tables.iter().any(|(family, _)| *family == "ip");

@@ -110,7 +110,7 @@ mod tests {
 
     fn entry(ports: Ports, name: &str) -> Entry {
         let asks = vec![Expr::Verdict(Verdict::Return)];
-        Entry { ports, asks, rest: vec![Expr::Verdict(Verdict::Goto(name.to_owned()))] }
+        Entry { ports, asks, rest: vec![Expr::Verdict(Verdict::Goto(name.into()))] }
     }
 
     fn single(port: u16) -> Entry {
@@ -120,7 +120,7 @@ mod tests {
     /// The names of a list, those that still ask for ports with a mark.
     fn names(rules: &[Rule]) -> Vec<String> {
         let name = |rule: &Rule| match rule.exprs.as_slice() {
-            [Expr::Verdict(Verdict::Goto(name))] => name.clone(),
+            [Expr::Verdict(Verdict::Goto(name))] => name.to_string(),
             [_, Expr::Verdict(Verdict::Goto(name))] => format!("{name}?"),
             other => format!("{other:?}"),
         };
