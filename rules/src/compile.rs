@@ -12,6 +12,7 @@ use crate::mark::Generation;
 use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
+use crate::ranges::PodRanges;
 use crate::ruleset::{Family, Ruleset, TableId};
 
 mod allow;
@@ -25,6 +26,7 @@ mod sets;
 mod switched;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub use switched::{BridgeId, Switched};
 
@@ -91,6 +93,8 @@ pub struct Layout {
     pub ports: BTreeSet<String>,
     /// The bridges whose filter was off before the daemon came: remembered, for no packet.
     pub switched: Switched,
+    /// Where this node's pods have their addresses: what is there and is no known pod is closed. Empty: nothing is.
+    pub pod_ranges: PodRanges,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
     /// Where denials are logged; `None` for nowhere.
@@ -115,6 +119,7 @@ impl Default for Layout {
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
             switched: Switched::default(),
+            pod_ranges: PodRanges::default(),
             own_node_egress: true,
             flow_log: None,
         }
@@ -224,6 +229,8 @@ pub enum Guard {
     Frame,
     /// Replies of flows that were denied.
     DeniedReply,
+    /// Addresses of the node's pod ranges that are no known pod's.
+    UnknownPod,
 }
 
 impl Guard {
@@ -235,6 +242,7 @@ impl Guard {
             Self::Multicast => "multicast",
             Self::Frame => "frame",
             Self::DeniedReply => "denied-reply",
+            Self::UnknownPod => "unknown-pod",
         }
     }
 }

@@ -17,10 +17,11 @@ use super::count::{self, COUNT};
 use super::log;
 use super::pod::dispatch_map;
 use super::sets::{Builder, Ip};
-use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
+use super::{CounterMeaning, GENERATION_SET, Guard, Layout, unknown};
 use crate::effective::{Effective, Fallback};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
+use crate::ranges::PodRanges;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
 
 /// Behind conntrack and DNAT, before iptables' FORWARD: `filter - 10`.
@@ -97,8 +98,10 @@ pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout:
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
     table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
     log::add_chains(table, layout.flow_log);
-    let forward = forward(table, layout, closed);
-    let input = input(table, layout);
+    let ranges = unknown::ranges(effective, layout);
+    ranges.iter().for_each(|ranges| unknown::add(table, ranges));
+    let forward = forward(table, layout, ranges, closed);
+    let input = input(table, layout, ranges);
     let output = output(table);
     count::add_chains(table);
     for (hook, name, rules, comment) in [
@@ -138,7 +141,7 @@ fn verdict(verdict: Verdict) -> Expr {
 }
 
 /// The counter of a guard.
-fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
+pub(super) fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
     let word = guard.word();
     table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
 }
@@ -198,7 +201,7 @@ fn denied() -> Vec<Rule> {
     vec![rule(vec![stamp], "replies stop too"), rule(vec![verdict(Verdict::Drop)], "")]
 }
 
-fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> {
+fn forward(table: &mut Builder<'_>, layout: &Layout, ranges: Option<&PodRanges>, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
     if closed {
         rules.extend(MULTIPLE.iter().map(|kind| {
@@ -211,6 +214,7 @@ fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> 
             rule(exprs, "reaches pods without naming them")
         }));
     }
+    rules.extend(HALVES.into_iter().flat_map(|half| unknown::asks(ranges, half)));
     rules.extend(HALVES.map(forget));
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
@@ -218,9 +222,10 @@ fn forward(table: &mut Builder<'_>, layout: &Layout, closed: bool) -> Vec<Rule> 
     rules
 }
 
-fn input(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+fn input(table: &mut Builder<'_>, layout: &Layout, ranges: Option<&PodRanges>) -> Vec<Rule> {
     let mut rules = head(table, layout);
     if layout.own_node_egress {
+        rules.extend(unknown::asks(ranges, Direction::Egress));
         rules.extend(HALVES.map(forget));
         rules.extend(dispatch(Direction::Egress));
     } else {

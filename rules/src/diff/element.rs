@@ -3,12 +3,13 @@
 //! In: a table as it is and as it shall be. Out: elements by set. What always holds: elements are added in the
 //! switch and removed behind it, so that no packet misses both the old and the new place of an address; those that
 //! stand in the way of the switch (another datum for the same key, an interval that overlaps or touches a new one, a map whose
-//! union would nest too deep) or that a new rule would still find go at its beginning.
+//! union would nest too deep), that a new rule would still find, or that alone keep a packet from being dropped (who is known) go at
+//! its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Elements, nesting};
-use crate::ruleset::{Datum, Element, Expr, OpKind, Set, SetKind, Table, Value};
+use crate::ruleset::{Datum, Element, Expr, OpKind, Rule, Set, SetKind, Table, Value, Verdict};
 
 /// Elements of one operation at most: an element list is one netlink attribute of 64 KiB.
 const IN_ONE_OPERATION: usize = 256;
@@ -31,10 +32,11 @@ impl<'a> Changes<'a> {
     /// From one table to the other.
     pub fn between(have: &Table, want: &'a Table) -> Self {
         let mut changes = Self::default();
-        let asked = asked_anew(have, want);
+        let mut early = asked_anew(have, want);
+        early.extend(spared_by(want));
         for (name, wanted) in &want.sets {
             if let Some(current) = have.sets.get(name) {
-                changes.set(name, current, wanted, asked.contains(name.as_str()));
+                changes.set(name, current, wanted, early.contains(name.as_str()));
             }
         }
         if !nesting::fits(have, want, &changes.late) {
@@ -43,13 +45,14 @@ impl<'a> Changes<'a> {
         changes
     }
 
-    /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch: neither the old
-    /// policy nor the new one lets that rule see them.
-    fn set(&mut self, name: &'a String, have: &Set, want: &Set, asked_anew: bool) {
+    /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch (`at_once`): neither the
+    /// old policy nor the new one lets that rule see them. So does what is known no more: its maps' elements stay until it
+    /// is closed.
+    fn set(&mut self, name: &'a String, have: &Set, want: &Set, at_once: bool) {
         let added = missing(&want.elements, &have.elements);
         let (early, late): (Elements, Elements) = missing(&have.elements, &want.elements)
             .into_iter()
-            .partition(|(element, _)| asked_anew || in_the_way(element, &added));
+            .partition(|(element, _)| at_once || in_the_way(element, &added));
         self.early.insert(name, early);
         self.added.insert(name, added);
         self.late.insert(name, late);
@@ -80,6 +83,22 @@ fn asked_anew<'a>(have: &Table, want: &'a Table) -> BTreeSet<&'a str> {
         }
     }
     asked
+}
+
+/// The sets that spare a packet a drop, and do nothing else: their rules leave a chain whose end drops.
+fn spared_by(want: &Table) -> BTreeSet<&str> {
+    let drops = |rule: &Rule| match rule.exprs.as_slice() {
+        [Expr::Counter(_), Expr::Verdict(verdict)] | [Expr::Verdict(verdict)] => {
+            matches!(verdict, Verdict::Drop | Verdict::Goto(_))
+        }
+        _ => false,
+    };
+    let closing = want.chains.values().filter(|chain| chain.rules.last().is_some_and(drops));
+    let spared = closing.flat_map(|chain| &chain.rules).filter_map(|rule| match rule.exprs.as_slice() {
+        [Expr::Lookup { set, .. }, Expr::Verdict(Verdict::Return)] => Some(set.as_str()),
+        _ => None,
+    });
+    spared.collect()
 }
 
 /// The elements that the other set has not, or leads elsewhere.

@@ -116,5 +116,5 @@ fn resolve_sets(index: &Index, pods: Vec<EffectivePod>) -> Effective {
     let resolver = Resolver::new(index);
     let peers = peers.into_iter().map(|peer| (peer.clone(), resolver.addresses(peer))).collect();
     let endpoints = endpoints.into_iter().map(|key| (key.clone(), resolver.endpoints(key))).collect();
-    Effective { pods, peers, endpoints }
+    Effective { pods, peers, endpoints, lifted: false }
 }

@@ -34,6 +34,8 @@ pub struct Effective {
     pub peers: BTreeMap<PodPeer, BTreeSet<IpAddr>>,
     /// Address, protocol and number of each destination an egress rule names by port name.
     pub endpoints: BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
+    /// Addresses that are no known pod's pass too: nothing is enforced for a while.
+    pub lifted: bool,
 }
 
 impl Effective {
