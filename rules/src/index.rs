@@ -16,6 +16,11 @@ use crate::intern::Interner;
 use crate::object::{Lifetime, Namespace, ObjectName, Pod};
 use crate::policy::Policy;
 
+mod claims;
+
+pub use claims::Claim;
+use claims::Claims;
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -33,6 +38,10 @@ pub enum Change {
     DeletePolicy(ObjectName),
     /// The interface of this node that carried the address is gone, and no other carries it.
     InterfaceGone(IpAddr),
+    /// The network plugin gave a pod of this node addresses.
+    Claim(Claim),
+    /// The sandbox of this name has ended.
+    Release(String),
 }
 
 /// A pod that policy is applied to on this node, with the addresses it owns (never none).
@@ -95,6 +104,8 @@ pub struct Index {
     on_hosts: HashMap<IpAddr, Vec<Arc<Pod>>>,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
+    /// What the network plugin said that the API does not say yet.
+    plugged: Claims,
     labels: Interner,
 }
 
@@ -159,6 +170,8 @@ impl Index {
             Change::UpsertPolicy(policy) => self.upsert_policy(policy),
             Change::DeletePolicy(name) => self.delete_policy(&name),
             Change::InterfaceGone(address) => self.interface_gone(address),
+            Change::Claim(claim) => self.claim(claim),
+            Change::Release(sandbox) => self.release(&sandbox),
         };
         self.forget_policies_without_pods();
         changed
@@ -261,6 +274,31 @@ impl Index {
     }
 
     fn upsert_pod(&mut self, pod: Pod) -> bool {
+        let pod = if self.is_local(&pod) { self.plugged.add_to(pod) } else { pod };
+        self.put_pod(pod)
+    }
+
+    fn claim(&mut self, claim: Claim) -> bool {
+        let name = claim.pod.clone();
+        // Whoever had them there before is gone; these are plugged in now.
+        self.unplugged.retain(|(address, _)| !claim.addresses.contains(address));
+        self.plugged.insert(claim);
+        self.claims_changed(&name)
+    }
+
+    fn release(&mut self, sandbox: &str) -> bool {
+        let pod = self.plugged.remove(sandbox);
+        pod.is_some_and(|name| self.claims_changed(&name))
+    }
+
+    /// The pod of this name as the API shows it, taken in again.
+    fn claims_changed(&mut self, name: &ObjectName) -> bool {
+        let Some(pod) = self.pod(name).cloned() else { return false };
+        let pod = self.plugged.take_from(pod);
+        self.upsert_pod(pod)
+    }
+
+    fn put_pod(&mut self, pod: Pod) -> bool {
         if self.pod(&pod.name) == Some(&pod) {
             return false;
         }
@@ -310,6 +348,7 @@ impl Index {
         let mut held = self.owned_addresses(pod);
         held.retain(|address| local && !self.is_unplugged(*address, pod));
         let Some(pod) = self.remove_pod(name) else { return false };
+        self.plugged.pod_gone(name);
         self.unplugged.retain(|(_, owner)| *owner != id(&pod));
         if !held.is_empty() {
             self.ghosts.insert(id(&pod), Pod { addresses: held, lifetime: Lifetime::Terminal, ..pod });
@@ -409,5 +448,7 @@ fn missing<K: Ord + Clone, V>(known: &BTreeMap<K, V>, listed: &BTreeMap<K, V>) -
     known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect::<Vec<_>>().into_iter()
 }
 
+#[cfg(test)]
+mod claim_tests;
 #[cfg(test)]
 mod tests;

@@ -89,6 +89,7 @@ async fn serve<S: Source>(
     let flows = Arc::new(Flows::default());
     let control = Arc::new(Control {
         pause: Pause::new(Arc::clone(&engine)),
+        engine: Arc::clone(&engine),
         source: published.clone(),
         flows: Arc::clone(&flows),
         stop: Notify::new(),
@@ -154,24 +155,28 @@ fn events(args: &RunArgs, flows: &Flows, beside: &mut JoinSet<()>) -> Option<mps
 /// What stands between the controller and the engine: pauses, by the control socket or the Node's annotation.
 struct Control {
     pause: Pause<Engine>,
+    engine: Arc<Engine>,
     source: watch::Receiver<Arc<SourceState>>,
     flows: Arc<Flows>,
     stop: Notify,
 }
 
 impl Control {
-    /// Hands over what the Node's annotation says now.
-    fn read_annotation(&self) {
+    /// Hands over what the Node says now: whether it is paused, where its pods have their addresses.
+    fn read_node(&self) {
         let state = Arc::clone(&self.source.borrow());
         let node = state.own_node.as_ref();
+        if let Some(node) = node {
+            self.engine.node_ranges(&node.pod_ranges);
+        }
         self.pause.annotation(node.and_then(|node| node.paused_until.as_deref()));
     }
 
     /// Hands it over whenever it may have changed.
-    async fn follow_annotation(&self) {
+    async fn follow_node(&self) {
         let mut source = self.source.clone();
         while source.changed().await.is_ok() {
-            self.read_annotation();
+            self.read_node();
         }
         std::future::pending().await
     }
@@ -180,7 +185,7 @@ impl Control {
 impl Enforce for Control {
     fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
         // Before the policy it was published with: a node that is paused starts paused.
-        self.read_annotation();
+        self.read_node();
         self.pause.enforce(effective, batch);
     }
 }
@@ -219,7 +224,7 @@ async fn follow<S: Source>(
 ) {
     let name = tokio::select! {
         () = controller.run(gone) => "nothing",
-        () = control.follow_annotation() => "nothing",
+        () = control.follow_node() => "nothing",
         () = control.pause.follow() => "nothing",
         () = control.stop.notified() => "a command to stop",
         _ = terminate.recv() => "SIGTERM",

@@ -26,6 +26,7 @@ use flatfell_rules::compile::{CounterMeaning, FlowLog, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::mark::ID_MAX;
 use flatfell_rules::ruleset::{CounterValue, Family, TableId};
+use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -52,6 +53,10 @@ pub struct EngineConfig {
     pub cut_established: bool,
     /// The bridges that carry pods; none: found by the pods' addresses.
     pub pod_bridges: Vec<String>,
+    /// Whether addresses of the node's pod ranges are closed that are no known pod's.
+    pub close_unknown: bool,
+    /// The node's pod ranges; none: what [`Engine::node_ranges`] is told and the pod bridges have.
+    pub pod_cidrs: Vec<IpNetwork>,
     /// Where the rules log denials.
     pub flow_log: Option<FlowLog>,
     /// How long a counter is kept whose rule or pod is gone.
@@ -68,6 +73,8 @@ impl Default for EngineConfig {
             own_node_egress: true,
             cut_established: true,
             pod_bridges: Vec::new(),
+            close_unknown: true,
+            pod_cidrs: Vec::new(),
             flow_log: None,
             counter_grace: Duration::from_secs(15 * 60),
             rule_ids: ID_MAX,
@@ -121,6 +128,7 @@ impl CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>, Batch),
+    NodeRanges(Vec<IpNetwork>),
     TakeOver,
     Stop,
 }
@@ -153,6 +161,7 @@ pub struct Engine {
     wake: Arc<EventFd>,
     status: Arc<Published>,
     submitted: Mutex<Option<Arc<Effective>>>,
+    told_ranges: Mutex<Vec<IpNetwork>>,
     gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -185,6 +194,7 @@ impl Engine {
             wake,
             status,
             submitted: Mutex::new(None),
+            told_ranges: Mutex::default(),
             gone: Mutex::new(Some(gone)),
             thread: Mutex::new(Some(thread)),
         })
@@ -199,6 +209,15 @@ impl Engine {
     pub fn submit_batch(&self, effective: Arc<Effective>, batch: Batch) {
         *self.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&effective));
         self.send(Command::Enforce(effective, batch));
+    }
+
+    /// Where the node's pods have their addresses, as its Node says.
+    pub fn node_ranges(&self, ranges: &[IpNetwork]) {
+        let mut told = self.told_ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != ranges {
+            *told = ranges.to_vec();
+            self.send(Command::NodeRanges(ranges.to_vec()));
+        }
     }
 
     /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.

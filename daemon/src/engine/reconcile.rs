@@ -16,7 +16,9 @@ use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Allocator, Claims, Ids};
 use flatfell_rules::mark::Generation;
 use flatfell_rules::policy::Direction;
+use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use ipnetwork::IpNetwork;
 
 use super::counting::{self, Counting};
 use super::gone::GoneCounters;
@@ -24,7 +26,7 @@ use super::sweep::{Node, Stale, Sweeper};
 use super::upkeep::{Programmed, Repair, Upkeep};
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
-use crate::links::{Links, PodBridge};
+use crate::links::{Links, PodBridge, overlap};
 use crate::netlink::NetlinkError;
 
 /// Refusals in a row after which the other tables take over.
@@ -52,6 +54,8 @@ pub(super) struct Reconciler {
     generation: Generation,
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
+    /// What the Node says of its pods' addresses.
+    node_ranges: Vec<IpNetwork>,
     allocator: Allocator,
     ids: Arc<Ids>,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
@@ -87,6 +91,7 @@ impl Reconciler {
             slot: Slot::A,
             generation: Generation::FIRST,
             switched: Switched::default(),
+            node_ranges: Vec::new(),
             meanings: Arc::default(),
             refusals: 0,
             failures: 0,
@@ -96,14 +101,38 @@ impl Reconciler {
         })
     }
 
-    /// The bridges that carry pods by configuration.
-    pub(super) fn configured_bridges(&self) -> &[String] {
-        &self.config.pod_bridges
+    /// The bridges that carry pods: by configuration, by the pods' addresses, by where they have them.
+    pub(super) fn pod_bridges(&self, links: &Links, addresses: &BTreeSet<IpAddr>) -> Vec<PodBridge> {
+        links.pod_bridges(&self.config.pod_bridges, addresses, self.told_ranges())
+    }
+
+    /// Takes in what the Node says of its pods' addresses.
+    pub(super) fn node_ranges(&mut self, ranges: Vec<IpNetwork>) {
+        self.node_ranges = ranges;
+    }
+
+    /// The pod ranges by configuration or the Node, if they matter.
+    pub(super) fn told_ranges(&self) -> &[IpNetwork] {
+        match (self.config.close_unknown, self.config.pod_cidrs.as_slice()) {
+            (false, _) => &[],
+            (true, []) => &self.node_ranges,
+            (true, configured) => configured,
+        }
+    }
+
+    /// Where an address must be a known pod's. A bridge that is no part of what the Node says has ranges of its own.
+    fn pod_ranges(&self, bridges: &[PodBridge], links: &Links) -> PodRanges {
+        let mut prefixes = self.told_ranges().to_vec();
+        if self.config.close_unknown && self.config.pod_cidrs.is_empty() {
+            let apart = |prefix: &IpNetwork| !self.node_ranges.iter().any(|told| overlap(told, prefix));
+            prefixes.extend(links.prefixes_of(bridges).filter(apart));
+        }
+        PodRanges::new(&prefixes, links.node_addresses().into_iter().chain(links.broadcasts()))
     }
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
-        let bridges = links.pod_bridges(&self.config.pod_bridges, &wanted.addresses());
+        let bridges = self.pod_bridges(links, &wanted.addresses());
         match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
                 self.refusals = 0;
@@ -207,7 +236,7 @@ impl Reconciler {
             None => self.read_back(wanted, bridges, links)?,
         };
         self.switched.retain(|bridge| links.is_bridge(bridge));
-        let (v4, v6) = families(&wanted.addresses());
+        let (v4, v6) = families(&wanted.addresses(), self.told_ranges());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
         off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
@@ -284,7 +313,7 @@ impl Reconciler {
         }
         if let Some(stale) = stale {
             std::thread::sleep(REST_AFTER_BUMP);
-            self.sweep(wanted, links, stale);
+            self.sweep(wanted, (bridges, links), stale);
         }
         Ok(())
     }
@@ -351,13 +380,15 @@ impl Reconciler {
         Ok(())
     }
 
-    fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
+    fn sweep(&mut self, wanted: &Effective, (bridges, links): (&[PodBridge], &Links), stale: Stale) {
         if !self.config.cut_established {
             self.sweep_fault = None;
             return;
         }
+        let ranges = self.pod_ranges(bridges, links);
         let node = Node {
             pods: &wanted.addresses(),
+            ranges: &ranges,
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
         };
@@ -381,6 +412,7 @@ impl Reconciler {
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
             switched: self.switched.clone(),
+            pod_ranges: self.pod_ranges(bridges, links),
             own_node_egress: self.config.own_node_egress,
             flow_log: self.config.flow_log,
         }
@@ -426,10 +458,11 @@ fn unlike(mark: u32) -> Generation {
     generations.find(fits).unwrap_or(Generation::FIRST)
 }
 
-/// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
-/// the cluster has IPv4 only.
-pub(super) fn families(addresses: &BTreeSet<IpAddr>) -> (bool, bool) {
-    (addresses.iter().any(IpAddr::is_ipv4), !addresses.is_empty())
+/// The families, IPv4 and IPv6, whose bridged packets must reach policy: those of the pods, and of the ranges they will be in.
+/// Every pod speaks link-local IPv6, also where the cluster has IPv4 only.
+pub(super) fn families(addresses: &BTreeSet<IpAddr>, ranges: &[IpNetwork]) -> (bool, bool) {
+    let v4 = addresses.iter().any(IpAddr::is_ipv4) || ranges.iter().any(IpNetwork::is_ipv4);
+    (v4, !addresses.is_empty() || !ranges.is_empty())
 }
 
 /// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.
