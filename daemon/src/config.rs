@@ -17,8 +17,10 @@ use crate::cluster::Access;
 use crate::engine::EngineConfig;
 use crate::totals;
 
+mod cni;
 mod flows;
 
+pub use cni::{CniArgs, CniRunArgs, CniUnavailable};
 pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
@@ -124,6 +126,9 @@ pub struct RunArgs {
     /// The flow log.
     #[command(flatten)]
     pub flows: FlowLogArgs,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniRunArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,
@@ -242,6 +247,9 @@ pub struct CleanupArgs {
     /// Where --stay serves
     #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
     pub listen: SocketAddr,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,

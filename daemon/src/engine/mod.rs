@@ -29,6 +29,7 @@ use flatfell_rules::ruleset::{CounterValue, Family, TableId};
 use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::batch::Batch;
 use crate::kernel::{CommitError, Kernel};
@@ -137,11 +138,13 @@ enum Command {
 struct Published {
     status: Mutex<Arc<EngineStatus>>,
     changed: Condvar,
+    /// The same bell for those who do not block.
+    rung: watch::Sender<()>,
 }
 
 impl Published {
     fn new(status: EngineStatus) -> Self {
-        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new() }
+        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new(), rung: watch::Sender::default() }
     }
 
     fn read(&self) -> MutexGuard<'_, Arc<EngineStatus>> {
@@ -151,6 +154,7 @@ impl Published {
     fn publish(&self, status: EngineStatus) {
         *self.read() = Arc::new(status);
         self.changed.notify_all();
+        self.rung.send_replace(());
     }
 }
 
@@ -237,6 +241,11 @@ impl Engine {
         self.wait(within, |status| {
             status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
         })
+    }
+
+    /// Changes whenever the status may have.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.status.rung.subscribe()
     }
 
     /// Addresses of local pods whose interface was deleted. The first call gets them; a later one gets a closed receiver.

@@ -116,6 +116,7 @@ impl Metrics {
             is_ready: state.not_ready().is_empty(),
             unprotected: state.unprotected.get().copied(),
             flows: state.flows.numbers(logged),
+            cni: state.cni.read(),
             reading,
             size,
             series_max: self.series_max,
