@@ -105,3 +105,57 @@ fn watch(conflist: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
     let directory = conflist.parent()?;
     watcher.watch(directory, RecursiveMode::NonRecursive).ok().map(|()| watcher)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const THEIRS: &str = "{\"plugins\": [{\"type\": \"flannel\"}, {\"type\": \"portmap\"}]}\n";
+
+    /// Flannel's init container copies its own over it, as `cp -f` does or by renaming; each time we are back at once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_writes_the_conflist_it_is_put_right_within_a_second() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (conflist, plugin) = (dir.path().join("10-flannel.conflist"), dir.path().join("shipped"));
+        fs::write(&plugin, "a program").expect("written");
+        let counts = Arc::new(Counts::default());
+        let keeper = Keeper {
+            conflist: conflist.clone(),
+            bin_dir: dir.path().to_owned(),
+            plugin,
+            entry: json!({"type": conflist::TYPE}),
+            counts: Arc::clone(&counts),
+            told: None,
+        };
+        let kept = tokio::spawn(keeper.keep());
+        for turn in 1..=6 {
+            let other = dir.path().join("theirs");
+            match turn % 3 {
+                0 => fs::write(&other, THEIRS).and_then(|()| fs::rename(&other, &conflist)).expect("renamed"),
+                1 => fs::write(&conflist, THEIRS).expect("written"),
+                _ => {
+                    fs::write(&conflist, &THEIRS[..20]).expect("half of it");
+                    sleep(Duration::from_millis(100)).await;
+                    fs::write(&conflist, THEIRS).expect("all of it");
+                }
+            }
+            let begun = Instant::now();
+            while !conflist::has_entry(&fs::read_to_string(&conflist).expect("it is there")) {
+                assert!(begun.elapsed() < Duration::from_secs(1), "turn {turn}");
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        assert!(dir.path().join(conflist::TYPE).is_file(), "its binary is there");
+        let end = Instant::now();
+        while counts.read().insertions < 6 && end.elapsed() < Duration::from_secs(1) {
+            sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(counts.read().insertions, 6);
+        kept.abort();
+    }
+}
