@@ -3,14 +3,13 @@
 //! In: arguments and environment. Out: [`Cli`], complete and valid. What always holds: a wrong value ends the program
 //! with exit code 2 and a message that names the flag, before anything is touched.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatfell_rules::mark::ID_MAX;
 use hyper::Uri;
-use ipnetwork::IpNetwork;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Access;
@@ -19,9 +18,11 @@ use crate::totals;
 
 mod cni;
 mod flows;
+mod ranges;
 
 pub use cni::{CniArgs, CniRunArgs, CniUnavailable};
 pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
+pub use ranges::{RangeArgs, UnknownPods};
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
@@ -108,12 +109,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
-    /// What happens to addresses of this node's pod ranges that are no known pod's
-    #[arg(long, env = "FLATFELL_UNKNOWN_PODS", value_enum, default_value_t = UnknownPods::Drop)]
-    pub unknown_pods: UnknownPods,
-    /// A range that this node's pods have their addresses in, in place of the Node's and the bridges'; repeat the flag (or use commas)
-    #[arg(long = "pod-cidr", value_name = "PREFIX", env = "FLATFELL_POD_CIDRS", value_delimiter = ',', value_parser = pod_cidr)]
-    pub pod_cidrs: Vec<IpNetwork>,
+    /// Addresses that are no known pod's.
+    #[command(flatten)]
+    pub ranges: RangeArgs,
     /// Series of single rules and pods in /metrics at most; those over it are left out and counted
     #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
     pub metrics_series_max: usize,
@@ -142,8 +140,8 @@ impl RunArgs {
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
-            close_unknown: self.unknown_pods == UnknownPods::Drop,
-            pod_cidrs: self.pod_cidrs.clone(),
+            close_unknown: self.ranges.unknown_pods == UnknownPods::Drop,
+            pod_cidrs: self.ranges.pod_cidrs.clone(),
             counter_grace: self.counter_grace,
             rule_ids: self.rule_ids,
             carried: Some(self.control.run_dir.join(totals::FILE)),
@@ -186,15 +184,6 @@ pub enum OwnNodeEgress {
     /// Judged by the pod's egress rules.
     Enforce,
     /// Always allowed.
-    Allow,
-}
-
-/// Local addresses that are no known pod's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UnknownPods {
-    /// Closed until their pod is known.
-    Drop,
-    /// Open.
     Allow,
 }
 
@@ -273,6 +262,9 @@ pub struct RenderArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Addresses that are no known pod's.
+    #[command(flatten)]
+    pub ranges: RangeArgs,
     /// What the rules log.
     #[command(flatten)]
     pub flows: FlowRuleArgs,
@@ -343,9 +335,6 @@ pub enum ConfigError {
     /// No name an interface can have.
     #[error("an interface's name has 1 to 15 bytes, without '/', ':' and white space")]
     Bridge,
-    /// No prefix.
-    #[error("expected a prefix that leaves room for pods, as 10.244.1.0/24 or fd00:10:244:1::/64: {0}")]
-    PodCidr(String),
     /// No place for the flow log.
     #[error("expected off, stdout or the path of a file with its directory, as /var/log/flatfell/flows.json")]
     FlowLog,
@@ -387,18 +376,6 @@ fn bridge(text: &str) -> Result<String, ConfigError> {
     if fits { Ok(text.to_owned()) } else { Err(ConfigError::Bridge) }
 }
 
-fn pod_cidr(text: &str) -> Result<IpNetwork, ConfigError> {
-    let wrong = |why: &str| ConfigError::PodCidr(format!("{text:?} {why}"));
-    let (network, length) = text.split_once('/').ok_or_else(|| wrong("has no length"))?;
-    let network: IpAddr = network.parse().map_err(|_| wrong("has no address"))?;
-    let length = length.parse().map_err(|_| wrong("has no length"))?;
-    match IpNetwork::new(network, length) {
-        Ok(prefix) if length == 0 => Err(wrong(if prefix.is_ipv4() { "is all of IPv4" } else { "is all of IPv6" })),
-        Ok(prefix) if prefix.network() != network => Err(wrong("has bits behind its length")),
-        prefix => prefix.map_err(|_| wrong("is too long")),
-    }
-}
-
 fn log_level(text: &str) -> Result<String, ConfigError> {
     let known = ["error", "warn", "info", "debug", "trace", "off"];
     // A lone word that is no level would be taken for a module's name, and everything else would be silent.
@@ -431,16 +408,6 @@ mod tests {
         assert!(listen("[::1]:9469").is_ok());
         for text in ["localhost:9469", ":9469", "127.0.0.1", "127.0.0.1:70000"] {
             assert_eq!(listen(text), Err(ConfigError::Listen), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_range_of_pods_is_a_prefix_and_not_the_world() {
-        for text in ["10.244.1.0/24", "fd00:10:244:1::/64", "10.244.1.7/32"] {
-            assert!(pod_cidr(text).is_ok(), "{text}");
-        }
-        for text in ["10.244.1.0", "10.244.1.1/24", "0.0.0.0/0", "::/0", "10.244.1.0/33", "pods/24", "10.244.1.0/-1"] {
-            assert!(matches!(pod_cidr(text), Err(ConfigError::PodCidr(_))), "{text}");
         }
     }
 

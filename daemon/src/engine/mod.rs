@@ -8,6 +8,7 @@ mod cleanup;
 mod counting;
 mod gone;
 mod lookout;
+mod ranges;
 mod reconcile;
 mod status;
 mod sweep;

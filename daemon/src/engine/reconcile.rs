@@ -16,17 +16,17 @@ use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Allocator, Claims, Ids};
 use flatfell_rules::mark::Generation;
 use flatfell_rules::policy::Direction;
-use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
 use ipnetwork::IpNetwork;
 
 use super::counting::{self, Counting};
 use super::gone::GoneCounters;
+use super::ranges::Ranges;
 use super::sweep::{Node, Stale, Sweeper};
 use super::upkeep::{Programmed, Repair, Upkeep};
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
-use crate::links::{Links, PodBridge, overlap};
+use crate::links::{Links, PodBridge};
 use crate::netlink::NetlinkError;
 
 /// Refusals in a row after which the other tables take over.
@@ -54,8 +54,7 @@ pub(super) struct Reconciler {
     generation: Generation,
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
-    /// What the Node says of its pods' addresses.
-    node_ranges: Vec<IpNetwork>,
+    ranges: Ranges,
     allocator: Allocator,
     ids: Arc<Ids>,
     meanings: Arc<BTreeMap<String, CounterMeaning>>,
@@ -79,6 +78,7 @@ enum TurnError {
 
 impl Reconciler {
     pub(super) fn open(config: EngineConfig, counting: Arc<Counting>) -> Result<Self, EngineError> {
+        let ranges = Ranges::new(&config);
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Arc::default(),
@@ -91,7 +91,7 @@ impl Reconciler {
             slot: Slot::A,
             generation: Generation::FIRST,
             switched: Switched::default(),
-            node_ranges: Vec::new(),
+            ranges,
             meanings: Arc::default(),
             refusals: 0,
             failures: 0,
@@ -103,31 +103,12 @@ impl Reconciler {
 
     /// The bridges that carry pods: by configuration, by the pods' addresses, by where they have them.
     pub(super) fn pod_bridges(&self, links: &Links, addresses: &BTreeSet<IpAddr>) -> Vec<PodBridge> {
-        links.pod_bridges(&self.config.pod_bridges, addresses, self.told_ranges())
+        links.pod_bridges(&self.config.pod_bridges, addresses, self.ranges.told())
     }
 
-    /// Takes in what the Node says of its pods' addresses.
-    pub(super) fn node_ranges(&mut self, ranges: Vec<IpNetwork>) {
-        self.node_ranges = ranges;
-    }
-
-    /// The pod ranges by configuration or the Node, if they matter.
-    pub(super) fn told_ranges(&self) -> &[IpNetwork] {
-        match (self.config.close_unknown, self.config.pod_cidrs.as_slice()) {
-            (false, _) => &[],
-            (true, []) => &self.node_ranges,
-            (true, configured) => configured,
-        }
-    }
-
-    /// Where an address must be a known pod's. A bridge that is no part of what the Node says has ranges of its own.
-    fn pod_ranges(&self, bridges: &[PodBridge], links: &Links) -> PodRanges {
-        let mut prefixes = self.told_ranges().to_vec();
-        if self.config.close_unknown && self.config.pod_cidrs.is_empty() {
-            let apart = |prefix: &IpNetwork| !self.node_ranges.iter().any(|told| overlap(told, prefix));
-            prefixes.extend(links.prefixes_of(bridges).filter(apart));
-        }
-        PodRanges::new(&prefixes, links.node_addresses().into_iter().chain(links.broadcasts()))
+    /// What is said of where pods have their addresses.
+    pub(super) fn ranges(&mut self) -> &mut Ranges {
+        &mut self.ranges
     }
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
@@ -198,6 +179,7 @@ impl Reconciler {
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
         status.warnings.extend(self.counting.fault());
+        status.warnings.extend(self.ranges.warning());
         status.rule_ids = self.rule_ids();
         if status.rule_ids.without > 0 {
             status.warnings.push(format!(
@@ -236,7 +218,7 @@ impl Reconciler {
             None => self.read_back(wanted, bridges, links)?,
         };
         self.switched.retain(|bridge| links.is_bridge(bridge));
-        let (v4, v6) = families(&wanted.addresses(), self.told_ranges());
+        let (v4, v6) = families(&wanted.addresses(), self.ranges.told());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
         off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
@@ -385,7 +367,7 @@ impl Reconciler {
             self.sweep_fault = None;
             return;
         }
-        let ranges = self.pod_ranges(bridges, links);
+        let ranges = self.ranges.find(bridges, links);
         let node = Node {
             pods: &wanted.addresses(),
             ranges: &ranges,
@@ -412,7 +394,7 @@ impl Reconciler {
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
             switched: self.switched.clone(),
-            pod_ranges: self.pod_ranges(bridges, links),
+            pod_ranges: self.ranges.find(bridges, links),
             own_node_egress: self.config.own_node_egress,
             flow_log: self.config.flow_log,
         }

@@ -172,7 +172,7 @@ impl Worker {
                     self.due = Some(Instant::now());
                 }
                 Ok(Command::NodeRanges(ranges)) => {
-                    self.reconciler.node_ranges(ranges);
+                    self.reconciler.ranges().tell(ranges);
                     self.due = self.wanted.as_ref().map(|_| Instant::now());
                 }
                 Ok(Command::TakeOver) => {
@@ -219,7 +219,7 @@ impl Worker {
     fn look(&mut self) -> bool {
         let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
         let pod_bridges = self.reconciler.pod_bridges(&self.links, &addresses);
-        let (v4, v6) = families(&addresses, self.reconciler.told_ranges());
+        let (v4, v6) = families(&addresses, self.reconciler.ranges().told());
         self.reconciler.upkeep().see_bridges(&pod_bridges);
         self.lookout.look(Known { pod_bridges, ipvs: self.links.exists(IPVS_INTERFACE), v4, v6 })
     }
