@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flatfell_integration::cluster::{Cluster, ClusterConfig, Flannel, Runtime};
 use flatfell_integration::scene::{Expected, Scene, no, ping, tcp, udp, yes};
-use flatfell_integration::{Lab, LabConfig, Place, Probe};
+use flatfell_integration::{Lab, Place, Probe};
 use serde_json::{Value, json};
 
 const KNOWN: Place = Place::pod(1, 0);
@@ -26,7 +26,8 @@ fn pod(name: &str, place: Place) -> Value {
 
 fn list(pods: &[Value]) -> String {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}});
-    json!({"apiVersion": "v1", "kind": "List", "items": [&[namespace], pods].concat()}).to_string()
+    let items = [&[namespace], pods].concat();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
 /// Everything a pod can send and be sent, beside its own node.
