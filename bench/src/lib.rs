@@ -1,7 +1,9 @@
-//! A cluster of a given size, for benches.
+//! A cluster of a given size, for benches, and the packet bench ([`packets`]).
 //!
 //! In: a [`Size`]. Out: its objects as an API server shows them, and a pod that joins. What always holds: the same size
 //! gives the same objects; every policy selects pods and every peer selector matches some.
+
+pub mod packets;
 
 use serde_json::{Value, json};
 

@@ -118,8 +118,8 @@ pub struct RunArgs {
     /// How long the counters of a rule or pod that is gone are kept, and exported: as 90s, 15m or 1h
     #[arg(long, value_name = "LENGTH", env = "FLATFELL_COUNTER_GRACE", default_value = "15m", value_parser = crate::pause::length)]
     pub counter_grace: Duration,
-    /// Rules and pods that have counters of their own, in each direction; the others count as not attributed
-    #[arg(long, value_name = "NUMBER", env = "FLATFELL_RULE_IDS", default_value_t = ID_MAX, value_parser = clap::value_parser!(u16).range(1..=i64::from(ID_MAX)))]
+    /// Rules and pods that have counters of their own, in each direction; the others count as not attributed. With 0 no connection is counted
+    #[arg(long, value_name = "NUMBER", env = "FLATFELL_RULE_IDS", default_value_t = ID_MAX, value_parser = clap::value_parser!(u16).range(0..=i64::from(ID_MAX)))]
     pub rule_ids: u16,
     /// The flow log.
     #[command(flatten)]

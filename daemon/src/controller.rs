@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatfell_rules::effective::{Effective, evaluate};
+use flatfell_rules::effective::{Effective, Evaluator};
 use flatfell_rules::index::{Change, Index};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::batch::Batch;
 use crate::flows::Question;
-use crate::state::{PolicyCounts, SourceState};
+use crate::state::SourceState;
 
 /// How long the rules of an earlier run stay in force while something cannot be read: long enough for a file that is being
 /// written, short enough for the policies that can.
@@ -57,7 +57,7 @@ impl Enforce for crate::engine::Engine {
 #[derive(Debug)]
 pub struct Controller<S, E> {
     source: S,
-    index: Index,
+    evaluator: Evaluator,
     engine: Arc<E>,
     published: watch::Sender<Arc<SourceState>>,
     /// Changes that were not handed on yet.
@@ -79,7 +79,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     pub fn new(source: S, index: Index, engine: Arc<E>, published: watch::Sender<Arc<SourceState>>) -> Self {
         Self {
             source,
-            index,
+            evaluator: Evaluator::new(index),
             engine,
             published,
             batch: Batch::default(),
@@ -116,7 +116,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
             let end = self.hold_end.filter(|_| self.holding);
             tokio::select! {
                 () = self.source.changed() => block_in_place(|| self.step()),
-                Some(question) = next(&mut self.questions) => question.answer(&self.index),
+                Some(question) = next(&mut self.questions) => question.answer(self.evaluator.index()),
                 Some(change) = next(&mut self.plugged) => block_in_place(|| self.plugged(change)),
                 Some(address) = gone.recv() => block_in_place(|| self.interface_gone(address)),
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => block_in_place(|| self.give_up()),
@@ -128,14 +128,14 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     pub fn step(&mut self) {
         let mut changes = 0;
         for change in self.source.take() {
-            changes += usize::from(self.index.apply(change));
+            changes += usize::from(self.evaluator.apply(change));
         }
         let arrived = self.source.arrived();
         let changed = changes > 0;
         if changed {
             self.batch.add(Batch { changes, ..arrived });
         }
-        let state = SourceState { policies: PolicyCounts::of(&self.index), ..self.source.state() };
+        let state = SourceState { policies: self.evaluator.index().policy_counts(), ..self.source.state() };
         let (is_read, was_holding) = (state.read, self.holding);
         if is_read {
             self.hold(!state.unknown.is_empty());
@@ -160,7 +160,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     pub fn give_up(&mut self) {
         tracing::error!("something still cannot be read: going on without it");
         self.holding = false;
-        let state = SourceState { policies: PolicyCounts::of(&self.index), ..self.source.state() };
+        let state = SourceState { policies: self.evaluator.index().policy_counts(), ..self.source.state() };
         self.published.send_replace(Arc::new(state));
         self.submit();
     }
@@ -169,7 +169,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     fn plugged(&mut self, change: Change) {
         let waiting = std::iter::from_fn(|| self.plugged.as_mut()?.try_recv().ok());
         let changes: Vec<Change> = std::iter::once(change).chain(waiting).collect();
-        let changes = changes.into_iter().map(|change| self.index.apply(change)).filter(|changed| *changed).count();
+        let changes = changes.into_iter().map(|change| self.evaluator.apply(change)).filter(|changed| *changed).count();
         if changes > 0 && self.is_begun {
             self.batch.add(Batch { changes, ..Batch::now() });
             self.submit();
@@ -177,7 +177,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     }
 
     fn interface_gone(&mut self, address: IpAddr) {
-        if self.index.apply(Change::InterfaceGone(address)) && self.is_begun {
+        if self.evaluator.apply(Change::InterfaceGone(address)) && self.is_begun {
             self.batch.add(Batch::now());
             self.submit();
         }
@@ -193,8 +193,8 @@ impl<S: Source, E: Enforce> Controller<S, E> {
             batch.oldest = None;
         }
         self.is_begun = true;
-        let effective = evaluate(&self.index);
-        tracing::debug!(pods = effective.pods.len(), "policy changed");
+        let effective = self.evaluator.effective();
+        tracing::debug!(pods = effective.pods().len(), "policy changed");
         self.engine.enforce(Arc::new(effective), batch);
     }
 }
@@ -219,7 +219,7 @@ mod tests {
         /// Whether the last state isolates each pod's ingress.
         fn isolated(&self) -> Vec<bool> {
             let last = self.last().unwrap_or_default();
-            last.pods.iter().map(|pod| pod.ingress.default == Fallback::Deny).collect()
+            last.pods().values().map(|pod| pod.ingress.default == Fallback::Deny).collect()
         }
     }
 

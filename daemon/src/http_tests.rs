@@ -1,17 +1,16 @@
 //! What HTTP answers, over a real socket on loopback, with an engine that only remembers.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use flatfell_rules::compile::{CounterMeaning, Guard};
+use flatfell_rules::compile::{CounterMeaning, Guard, Meanings};
 use flatfell_rules::effective::{Effective, EffectivePod, Fallback, Isolation, RuleIdentity};
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::{Action, Direction};
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::ruleset::{CounterValue, Name};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -41,7 +40,7 @@ impl EngineView for Memory {
     }
 }
 
-fn meanings() -> BTreeMap<String, CounterMeaning> {
+fn meanings() -> Meanings {
     let pod = ObjectName::new("shop", "fe");
     let identity = RuleIdentity {
         policy: ObjectName::new("shop", "allow"),
@@ -51,13 +50,14 @@ fn meanings() -> BTreeMap<String, CounterMeaning> {
         ports: "tcp 80".to_owned(),
         occurrence: 0,
     };
-    BTreeMap::from([
-        ("r1".to_owned(), CounterMeaning::Rule { identity: identity.into(), index: 2, action: Action::Accept }),
-        ("d1".to_owned(), CounterMeaning::Dropped { pod: pod.clone(), direction: Direction::Ingress }),
-        ("w1".to_owned(), CounterMeaning::WouldDrop { pod, direction: Direction::Egress }),
-        ("g1".to_owned(), CounterMeaning::Guard(Guard::Frame)),
-        ("g2".to_owned(), CounterMeaning::Guard(Guard::Frame)),
-    ])
+    let all = [
+        ("r1", CounterMeaning::Rule { identity: identity.into(), index: 2, action: Action::Accept }),
+        ("d1", CounterMeaning::Dropped { pod: pod.clone(), direction: Direction::Ingress }),
+        ("w1", CounterMeaning::WouldDrop { pod, direction: Direction::Egress }),
+        ("g1", CounterMeaning::Guard(Guard::Frame)),
+        ("g2", CounterMeaning::Guard(Guard::Frame)),
+    ];
+    all.into_iter().map(|(name, meaning)| (Name::from(name), Arc::new(meaning))).collect()
 }
 
 fn effective() -> Effective {
@@ -69,7 +69,7 @@ fn effective() -> Effective {
         ingress: isolated,
         egress: Isolation { default: Fallback::Audit, ..Isolation::default() },
     };
-    Effective { pods: vec![pod], ..Effective::default() }
+    Effective::from_iter([pod])
 }
 
 fn memory() -> Arc<Memory> {
@@ -89,7 +89,7 @@ fn memory() -> Arc<Memory> {
             rule_ids: RuleIds::default(),
         }),
         counters: Mutex::new(CounterSnapshot {
-            meanings: Arc::new(meanings()),
+            meanings: meanings(),
             // In the order of the names: d1, g1, g2, r1, w1.
             totals: [2, 4, 5, 1, 3].map(|packets| Some(CounterValue { packets, bytes: packets * 60 })).into(),
             read: None,

@@ -261,7 +261,9 @@ fn opened(effective: &Effective) -> Effective {
         ingress: Isolation::default(),
         egress: Isolation::default(),
     };
-    Effective { pods: effective.pods.iter().map(open).collect(), lifted: true, ..Effective::default() }
+    let mut opened: Effective = effective.pods().values().map(|pod| open(pod)).collect();
+    opened.lifted = true;
+    opened
 }
 
 /// Reads a length as `90s`, `10m` or `1h30m`.

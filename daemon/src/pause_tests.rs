@@ -14,7 +14,7 @@ impl Memory {
     fn told(&self) -> (usize, bool) {
         let isolates =
             |pod: &EffectivePod| pod.ingress.default == Fallback::Deny || pod.egress.default != Fallback::Open;
-        (self.count(), self.last().is_some_and(|effective| effective.pods.iter().any(isolates)))
+        (self.count(), self.last().is_some_and(|effective| effective.pods().values().any(|pod| isolates(pod))))
     }
 
     fn isolates(&self) -> bool {
@@ -34,7 +34,7 @@ fn policy() -> Arc<Effective> {
         ingress: isolated(Fallback::Deny),
         egress: isolated(Fallback::Audit),
     };
-    Arc::new(Effective { pods: vec![pod], ..Effective::default() })
+    Arc::new(Effective::from_iter([pod]))
 }
 
 fn paused() -> (Arc<Memory>, Pause<Memory>) {
@@ -57,7 +57,7 @@ fn a_pause_isolates_nobody_and_its_end_brings_the_newest_policy() {
     assert!(engine.isolates());
     pause.pause(MINUTE);
     assert_eq!(engine.told(), (2, false));
-    assert_eq!(engine.newest().pods[0].addresses, policy().pods[0].addresses, "still known as local pods");
+    assert_eq!(engine.newest().local(), policy().local(), "still known as local pods");
     let newest = policy();
     pause.enforce(Arc::clone(&newest), Batch::default());
     assert!(!engine.isolates(), "policy that changes meanwhile");
@@ -172,10 +172,10 @@ async fn pauses_end_by_themselves() {
 fn no_rule_and_no_peer_outlives_the_pause_of_its_pod() {
     let mut effective = Effective::clone(&policy());
     let peer = PodPeer { namespaces: Namespaces::Named("a".to_owned()), pods: Selector::default() };
-    effective.peers.insert(peer, [IpAddr::from([10, 0, 0, 2])].into());
+    effective.peers.insert(Arc::new(peer), [IpAddr::from([10, 0, 0, 2])].into_iter().collect());
     let open = opened(&effective);
     assert!(open.peers.is_empty() && open.endpoints.is_empty());
-    assert!(open.pods.iter().all(|pod| pod.ingress == Isolation::default() && pod.egress == Isolation::default()));
+    assert!(open.pods().values().all(|pod| pod.ingress == Isolation::default() && pod.egress == Isolation::default()));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use flatfell_rules::effective::RuleIdentity;
-use flatfell_rules::index::Index;
-use flatfell_rules::object::{Mode, ObjectName};
+use flatfell_rules::index::PolicyCounts;
+use flatfell_rules::object::ObjectName;
 use tokio::sync::watch;
 
 use crate::cluster::{OwnNode, WatchState};
@@ -76,36 +76,6 @@ pub struct SourceState {
     pub own_node: Option<OwnNode>,
     /// When the oldest pod of this node was created, as of the first complete list of an API server.
     pub first_pod: Option<String>,
-}
-
-/// NetworkPolicies by what they do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PolicyCounts {
-    enforced: usize,
-    audited: usize,
-    refused: usize,
-}
-
-impl PolicyCounts {
-    /// Of those in effect.
-    pub fn of(index: &Index) -> Self {
-        let mut counts = Self::default();
-        for policy in index.policies() {
-            let is_audited = |namespace: &str| index.namespace(namespace).is_some_and(|it| it.mode == Mode::Audit);
-            match (&policy.refusal, policy.mode) {
-                (Some(_), _) => counts.refused += 1,
-                (None, Mode::Audit) => counts.audited += 1,
-                (None, Mode::Enforce) if is_audited(&policy.name.namespace) => counts.audited += 1,
-                (None, Mode::Enforce) => counts.enforced += 1,
-            }
-        }
-        counts
-    }
-
-    /// Each number with its word.
-    pub fn modes(self) -> [(&'static str, usize); 3] {
-        [("enforced", self.enforced), ("audited", self.audited), ("refused", self.refused)]
-    }
 }
 
 impl SourceState {

@@ -212,7 +212,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
     let mut dropped: BTreeMap<(&ObjectName, Direction), Traffic> = BTreeMap::new();
     let mut would_drop = dropped.clone();
     for total in totals {
-        match &total.meaning {
+        match &*total.meaning {
             CounterMeaning::Dropped { pod, direction } => {
                 dropped.entry((pod, *direction)).or_default().add(total.value);
             }
@@ -238,7 +238,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
         ingress: direction(pod, Direction::Ingress),
         egress: direction(pod, Direction::Egress),
     };
-    effective.pods.iter().map(report).collect()
+    effective.pods().values().map(|pod| report(pod)).collect()
 }
 
 fn fallback_word(fallback: Fallback) -> &'static str {
@@ -252,7 +252,7 @@ fn fallback_word(fallback: Fallback) -> &'static str {
 fn rules(totals: &[Total]) -> Vec<RuleReport> {
     let mut rules: Vec<RuleReport> = totals
         .iter()
-        .filter_map(|total| match &total.meaning {
+        .filter_map(|total| match &*total.meaning {
             CounterMeaning::Rule { identity, index, action } => Some(RuleReport {
                 namespace: identity.policy.namespace.clone(),
                 policy: identity.policy.name.clone(),
@@ -276,7 +276,7 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
 fn guards(totals: &[Total]) -> BTreeMap<String, Traffic> {
     let mut guards: BTreeMap<String, Traffic> = BTreeMap::new();
     for total in totals {
-        if let CounterMeaning::Guard(guard) = &total.meaning {
+        if let CounterMeaning::Guard(guard) = &*total.meaning {
             guards.entry(guard.word().to_owned()).or_default().add(total.value);
         }
     }

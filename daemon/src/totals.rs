@@ -4,13 +4,14 @@
 //! counter (a table taken over, a rule that goes and comes back, `nft reset counters`): what it lost is carried on, in a file
 //! too, which lives as long as the kernel's tables and so outlives this process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flatfell_rules::compile::CounterMeaning;
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::ruleset::{CounterValue, Name};
 
 /// The file's name in the run directory.
 pub const FILE: &str = "carried.json";
@@ -22,7 +23,7 @@ const GONE_MAX: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Total {
     /// What it counts.
-    pub meaning: CounterMeaning,
+    pub meaning: Arc<CounterMeaning>,
     /// Packets and bytes so far.
     pub value: CounterValue,
 }
@@ -90,7 +91,12 @@ type Carried = BTreeMap<String, (u64, u64)>;
 /// The totals of all counters.
 #[derive(Debug, Default)]
 pub struct Totals {
-    seen: BTreeMap<String, Seen>,
+    seen: Vec<Seen>,
+    places: HashMap<Name, usize>,
+    /// The names and places of the counters that were read last, in their order: the kernel's changes seldom.
+    order: Vec<(Name, usize)>,
+    /// How often places came or went.
+    edition: u64,
     file: Option<PathBuf>,
     /// Whether the file does not hold what is carried.
     unsaved: bool,
@@ -104,64 +110,107 @@ impl Totals {
             Some(Err(error)) => (Carried::new(), Some(error)),
             None => (Carried::new(), None),
         };
-        let seen = |(packets, bytes)| Seen { carried: CounterValue { packets, bytes }, ..Seen::default() };
-        let seen = carried.into_iter().map(|(name, carried)| (name, seen(carried))).collect();
-        (Self { seen, file, unsaved: false }, error)
+        let mut totals = Self { file, ..Self::default() };
+        for (name, (packets, bytes)) in carried {
+            let place = totals.place(&name.into());
+            totals.seen[place].carried = CounterValue { packets, bytes };
+        }
+        (totals, error)
     }
 
     /// Forgets everything: there is no table that it could go on with.
     pub fn forget(&mut self) -> Result<(), TotalsError> {
-        self.unsaved |= self.seen.values().any(|seen| seen.carried != CounterValue::default());
-        self.seen.clear();
+        self.unsaved |= self.seen.iter().any(|seen| seen.carried != CounterValue::default());
+        self.clear();
         self.save()
     }
 
     /// Takes in what was read. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
-    pub fn read(&mut self, values: &BTreeMap<String, CounterValue>) -> Result<(), TotalsError> {
-        // Both are in the same order: no look-ups.
-        let mut known = self.seen.iter_mut().peekable();
-        let mut new = Vec::new();
-        for (name, value) in values {
-            while known.next_if(|(other, _)| *other < name).is_some() {}
-            match known.next_if(|(other, _)| *other == name) {
-                Some((_, seen)) => self.unsaved |= seen.read(*value),
-                None => new.push((name.clone(), Seen { last: *value, ..Seen::default() })),
-            }
+    pub fn read(&mut self, values: &[(Name, CounterValue)]) -> Result<(), TotalsError> {
+        self.order.truncate(values.len());
+        for (at, (name, value)) in values.iter().enumerate() {
+            let place = match self.order.get(at) {
+                Some((known, place)) if Arc::ptr_eq(known, name) => *place,
+                known => {
+                    let is_known = known.is_some();
+                    let place = self.place(name);
+                    let entry = (name.clone(), place);
+                    if is_known {
+                        self.order[at] = entry
+                    } else {
+                        self.order.push(entry)
+                    }
+                    place
+                }
+            };
+            self.unsaved |= self.seen[place].read(*value);
         }
-        self.seen.extend(new);
         if self.seen.len() > values.len().saturating_add(GONE_MAX) {
-            self.seen.retain(|name, _| values.contains_key(name));
-            self.unsaved = true;
+            self.keep_only(values);
         }
         self.save()
     }
 
-    /// What counters add up to, whose names come in order; `None` for one that was never read.
-    pub fn of<'a>(&self, names: impl Iterator<Item = &'a String>) -> Vec<Option<CounterValue>> {
-        let mut seen = self.seen.iter().peekable();
-        let total = |name: &String| {
-            while seen.next_if(|(other, _)| *other < name).is_some() {}
-            seen.next_if(|(other, _)| *other == name).map(|(_, seen)| seen.total())
-        };
-        names.map(total).collect()
+    /// Forgets all others.
+    fn keep_only(&mut self, values: &[(Name, CounterValue)]) {
+        let kept: HashSet<&Name> = values.iter().map(|(name, _)| name).collect();
+        let seen = kept.into_iter().map(|name| (name.clone(), self.seen[self.places[name]])).collect::<Vec<_>>();
+        self.clear();
+        for (name, seen) in seen {
+            let place = self.place(&name);
+            self.seen[place] = seen;
+        }
+        self.unsaved = true;
+    }
+
+    fn clear(&mut self) {
+        (self.seen, self.places, self.order) = Default::default();
+        self.edition += 1;
+    }
+
+    /// Where a counter is, or will be.
+    fn place(&mut self, name: &Name) -> usize {
+        if let Some(place) = self.places.get(name) {
+            return *place;
+        }
+        self.places.insert(name.clone(), self.seen.len());
+        self.edition += 1;
+        self.seen.push(Seen::default());
+        self.seen.len() - 1
+    }
+
+    /// Whether places are still good is whether this is the same.
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// Where the counters of these names are; `None` for one that was never read.
+    pub fn places<'a>(&self, names: impl Iterator<Item = &'a Name>) -> Vec<Option<usize>> {
+        names.map(|name| self.places.get(name).copied()).collect()
+    }
+
+    /// What the counters at these places add up to.
+    pub fn of(&self, places: &[Option<usize>]) -> Vec<Option<CounterValue>> {
+        places.iter().map(|place| Some(self.seen.get((*place)?)?.total())).collect()
     }
 
     /// What a counter adds up to; `None` for one that was never read.
     pub fn total(&self, name: &str) -> Option<CounterValue> {
-        self.seen.get(name).map(|seen| seen.total())
+        Some(self.seen[*self.places.get(name)?].total())
     }
 
     /// What the kernel had when a counter was read last: where it goes on if it is made anew.
     pub fn last(&self, name: &str) -> Option<CounterValue> {
-        self.seen.get(name).map(|seen| seen.last)
+        Some(self.seen[*self.places.get(name)?].last)
     }
 
     /// Writes the file where it says something else.
     fn save(&mut self) -> Result<(), TotalsError> {
         let Some(path) = self.file.as_deref().filter(|_| self.unsaved) else { return Ok(()) };
-        let carried = self.seen.iter().filter(|(_, seen)| seen.carried != CounterValue::default());
+        let carried = self.places.iter().map(|(name, place)| (name, self.seen[*place].carried));
+        let carried = carried.filter(|(_, carried)| *carried != CounterValue::default());
         let carried: Carried =
-            carried.map(|(name, Seen { carried, .. })| (name.clone(), (carried.packets, carried.bytes))).collect();
+            carried.map(|(name, carried)| (name.to_string(), (carried.packets, carried.bytes))).collect();
         store(path, &carried).map_err(|source| TotalsError::Write { path: path.to_owned(), source })?;
         self.unsaved = false;
         Ok(())
@@ -187,9 +236,9 @@ fn store(path: &Path, carried: &Carried) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn values(values: &[(&str, u64)]) -> BTreeMap<String, CounterValue> {
+    fn values(values: &[(&str, u64)]) -> Vec<(Name, CounterValue)> {
         let value = |packets: &u64| CounterValue { packets: *packets, bytes: packets * 100 };
-        values.iter().map(|(name, packets)| ((*name).to_owned(), value(packets))).collect()
+        values.iter().map(|(name, packets)| (Name::from(*name), value(packets))).collect()
     }
 
     /// A name in the machine's temporary directory that no other test has.
@@ -218,6 +267,22 @@ mod tests {
         for (read, expected) in [(("a", 5), 5), (("b", 1), 5), (("a", 6), 6)] {
             totals.read(&values(&[read])).expect("no file");
             assert_eq!(packets(&totals, "a"), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_dump_says_nothing_about_whose_a_value_is() {
+        let mut totals = Totals::default();
+        let names = ["a", "b", "c"].map(Name::from);
+        let value = |packets| CounterValue { packets, bytes: 0 };
+        let mut expected = [1, 2, 3];
+        for order in [[0, 1, 2], [0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+            expected = expected.map(|packets| packets * 2);
+            let read = order.map(|at| (names[at].clone(), value(expected[at])));
+            totals.read(&read).expect("no file");
+            totals.read(&read[..2]).expect("no file");
+            let found = names.each_ref().map(|name| packets(&totals, name).expect("a total"));
+            assert_eq!(found, expected);
         }
     }
 

@@ -67,14 +67,20 @@ impl Random {
 
     fn verdict(&mut self) -> Verdict {
         let leaf = self.pick(&LEAVES).to_owned();
-        self.pick(&[Verdict::Accept, Verdict::Drop, Verdict::Return, Verdict::Jump(leaf.clone()), Verdict::Goto(leaf)])
+        self.pick(&[
+            Verdict::Accept,
+            Verdict::Drop,
+            Verdict::Return,
+            Verdict::Jump(leaf.clone().into()),
+            Verdict::Goto(leaf.into()),
+        ])
     }
 
     fn datum(&mut self, kind: SetKind) -> Datum {
         match kind {
             SetKind::Set => Datum::None,
             SetKind::VerdictMap => Datum::Verdict(self.verdict()),
-            SetKind::CounterMap => Datum::Counter(self.pick(&["k0", "k1"]).to_owned()),
+            SetKind::CounterMap => Datum::Counter(self.pick(&["k0", "k1"]).into()),
         }
     }
 
@@ -97,17 +103,17 @@ impl Random {
         Set { kind, key, interval, size: None, comment: self.text(100), elements }
     }
 
-    fn keys(&mut self, key: &[KeyType], kind: SetKind, count: usize) -> BTreeMap<Element, Datum> {
+    fn keys(&mut self, key: &[KeyType], kind: SetKind, count: usize) -> Elements {
         let element = |random: &mut Self| Element::key(key.iter().map(|one| random.value(*one)));
         (0..count).map(|_| (element(self), self.datum(kind))).collect()
     }
 
     /// Ranges between every second pair of sorted values: they neither overlap nor touch.
-    fn ranges(&mut self, key: KeyType, kind: SetKind, count: usize) -> BTreeMap<Element, Datum> {
+    fn ranges(&mut self, key: KeyType, kind: SetKind, count: usize) -> Elements {
         let mut values: Vec<_> = (0..count * 2).map(|_| self.value(key)).collect();
         values.sort();
         values.dedup();
-        let mut found: BTreeMap<Element, Datum> = BTreeMap::new();
+        let mut found = Elements::new();
         let mut behind: Option<Value> = None;
         for pair in values.chunks_exact(2) {
             let apart = behind.as_ref().is_none_or(|last| number(&pair[0]) > number(last).saturating_add(1));
@@ -154,8 +160,8 @@ impl Random {
             key.push(if fitting.is_empty() { return None } else { self.pick(&fitting) });
         }
         match set.kind {
-            SetKind::Set => Some(Expr::Lookup { key, set: name }),
-            SetKind::VerdictMap => Some(Expr::Vmap { key, map: name }),
+            SetKind::Set => Some(Expr::Lookup { key, set: name.into() }),
+            SetKind::VerdictMap => Some(Expr::Vmap { key, map: name.into() }),
             SetKind::CounterMap => None,
         }
     }
@@ -165,15 +171,15 @@ impl Random {
         let kinds = if family == Family::Inet { 13 } else { 7 };
         match self.below(kinds) {
             0 | 1 => self.compare(),
-            2 | 3 => self.lookup(sets).unwrap_or(Expr::Counter("k1".to_owned())),
+            2 | 3 => self.lookup(sets).unwrap_or(Expr::Counter("k1".into())),
             4 => Expr::Limit { rate: u64::from(self.u16()) + 1, burst: u32::from(self.u16()) + 1 },
             5 => Expr::Log { prefix: self.text(60), group: self.u16(), snaplen: self.u32() },
-            6 => Expr::Counter("k0".to_owned()),
+            6 => Expr::Counter("k0".into()),
             7 => Expr::CtMark { mask: self.u32(), value: self.u32(), negated: self.below(2) == 0 },
             8 => Expr::CtDirection(self.pick(&[CtDirection::Original, CtDirection::Reply])),
             9 => Expr::CtStateRelated,
             10 => match counted {
-                Some((name, _)) => Expr::CounterMap { mask: self.u32(), map: name.clone() },
+                Some((name, _)) => Expr::CounterMap { mask: self.u32(), map: name.clone().into() },
                 None => Expr::CtStateRelated,
             },
             11 => {
@@ -197,7 +203,7 @@ impl Random {
 
     fn table(&mut self, family: Family) -> Table {
         let sets: BTreeMap<_, _> = (0..=self.below(8)).map(|n| (format!("set-{n}"), self.set())).collect();
-        let counters = ["k0", "k1"].map(|name| (name.to_owned(), Counter { comment: self.text(127) })).into();
+        let counters = counters(["k0", "k1"].map(|name| (name, Counter { comment: self.text(127).into() })));
         let mut chains: BTreeMap<String, Chain> = BTreeMap::new();
         for leaf in LEAVES {
             let rules = vec![Rule { exprs: vec![self.compare()], comment: self.text(20) }];
@@ -210,7 +216,7 @@ impl Random {
             let rules = self.rules(family, &sets);
             chains.insert(format!("chain-{n}"), Chain { hook, comment: self.text(30), rules });
         }
-        Table { chains, sets, counters }
+        Table { chains: shared(chains), sets: shared(sets), counters }
     }
 }
 

@@ -3,6 +3,7 @@
 mod kernel_common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -31,8 +32,9 @@ fn everything_reads_back() {
 fn what_exists_is_added_again_without_a_change() {
     in_namespace(|| {
         let mut ruleset = everything();
-        for chain in ruleset.tables.values_mut().flat_map(|table| table.chains.values_mut()) {
-            chain.rules.clear();
+        for table in ruleset.tables.values_mut() {
+            let emptied = |chain: Arc<Chain>| Chain { rules: Vec::new(), ..Chain::clone(&chain) };
+            table.chains = shared(table.chains.clone().into_iter().map(|(name, chain)| (name, emptied(chain))));
         }
         let mut kernel = Kernel::open().expect("socket");
         kernel.commit(&make(&ruleset)).expect("commit");
@@ -52,7 +54,7 @@ fn everything_can_be_deleted_one_by_one() {
             let mut op = |kind| ops.push(Op { table: id.clone(), kind });
             table.chains.keys().for_each(|name| op(OpKind::FlushChain(name.clone())));
             for (name, set) in &table.sets {
-                op(OpKind::DeleteElements { set: name.clone(), elements: set.elements.clone() });
+                op(OpKind::DeleteElements { set: name.clone(), elements: set.elements.iter().collect() });
                 op(OpKind::DeleteSet(name.clone()));
             }
             table.chains.keys().for_each(|name| op(OpKind::DeleteChain(name.clone())));
@@ -109,7 +111,7 @@ fn a_rule_is_recognised_at_another_place_and_with_another_comment() {
         let accept = rule("two", vec![Expr::Verdict(Verdict::Accept)]);
         let with = |rules: Vec<Rule>| {
             let chain = Chain { rules, ..Chain::default() };
-            let table = Table { chains: BTreeMap::from([("c".to_owned(), chain)]), ..Table::default() };
+            let table = Table { chains: shared([("c", chain)]), ..Table::default() };
             Ruleset { tables: BTreeMap::from([(id.clone(), table)]) }
         };
         let mut kernel = Kernel::open().expect("socket");
@@ -130,11 +132,11 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
         let id = table_id(Family::Bridge, "flatfell-1b");
         let start = CounterValue { packets: 1 << 40, bytes: u64::MAX - 1 };
         let op = |kind| Op { table: id.clone(), kind };
-        let add = |name: &str, start| op(OpKind::AddCounter { name: name.to_owned(), comment: String::new(), start });
+        let add = |name: &str, start| op(OpKind::AddCounter { name: name.into(), comment: "".into(), start });
         let mut kernel = Kernel::open().expect("socket");
-        assert_eq!(kernel.counters(&id).expect("none"), BTreeMap::new());
+        assert_eq!(kernel.counters(&id).expect("none"), []);
         kernel.commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())]).expect("commit");
-        let expected = BTreeMap::from([("a".to_owned(), start), ("b".to_owned(), CounterValue::default())]);
+        let expected = [("a".into(), start), ("b".into(), CounterValue::default())];
         assert_eq!(kernel.counters(&id).expect("two"), expected);
     });
 }
@@ -147,13 +149,13 @@ fn ranges_come_and_go_beside_each_other() {
         let port = Value::Port;
         let with = |pairs: Vec<(u16, u16)>| {
             let pairs = pairs.into_iter().map(|(first, last)| (port(first), port(last))).collect();
-            let sets = BTreeMap::from([("s".to_owned(), ranges(KeyType::InetService, pairs))]);
+            let sets = shared([("s", ranges(KeyType::InetService, pairs))]);
             Ruleset { tables: BTreeMap::from([(id.clone(), Table { sets, ..Table::default() })]) }
         };
         let list = |first, last| BTreeMap::from([(Element::Range(port(first), port(last)), Datum::None)]);
         let op = |kind| Op { table: id.clone(), kind };
-        let add = |first, last| op(OpKind::AddElements { set: "s".to_owned(), elements: list(first, last) });
-        let delete = |first, last| op(OpKind::DeleteElements { set: "s".to_owned(), elements: list(first, last) });
+        let add = |first, last| op(OpKind::AddElements { set: "s".into(), elements: list(first, last) });
+        let delete = |first, last| op(OpKind::DeleteElements { set: "s".into(), elements: list(first, last) });
         let mut kernel = Kernel::open().expect("socket");
         kernel.commit(&make(&with(vec![(10, 20)]))).expect("make");
         let steps = [
@@ -183,7 +185,8 @@ fn a_rule_that_is_nearly_the_wanted_one_is_not_taken_for_it() {
             let mut ruleset = everything();
             ruleset.tables.retain(|table, _| *table == id);
             let forward = ruleset.tables.get_mut(&id).and_then(|table| table.chains.get_mut("forward"));
-            forward.expect("chain").rules = exprs.iter().map(|expr| rule("", vec![expr.clone()])).collect();
+            Arc::make_mut(forward.expect("chain")).rules =
+                exprs.iter().map(|expr| rule("", vec![expr.clone()])).collect();
             ruleset
         };
         let mut kernel = Kernel::open().expect("socket");
@@ -209,9 +212,9 @@ fn counters_and_sets_are_whole_while_others_commit() {
     const COUNTERS: usize = 2000;
     in_namespace(|| {
         let id = table_id(Family::Inet, "flatfell-1a");
-        let counters = (0..COUNTERS).map(|n| (format!("c{n}"), Counter::default())).collect();
+        let counters = counters((0..COUNTERS).map(|n| (format!("c{n}"), Counter::default())));
         let elements = (0..5000).map(|n| (vec![Value::Mark(n)], Datum::None)).collect();
-        let sets = BTreeMap::from([("s".to_owned(), set(SetKind::Set, &[KeyType::Mark], "", elements))]);
+        let sets = shared([("s", set(SetKind::Set, &[KeyType::Mark], "", elements))]);
         let table = Table { counters, sets, ..Table::default() };
         let ruleset = Ruleset { tables: BTreeMap::from([(id.clone(), table)]) };
         let mut kernel = Kernel::open().expect("socket");
@@ -222,15 +225,15 @@ fn counters_and_sets_are_whole_while_others_commit() {
                 let mut other = Kernel::open().expect("socket");
                 let name = "other".to_owned();
                 let op = |kind| Op { table: table_id(Family::Inet, "other"), kind };
-                let add = OpKind::AddChain { name: name.clone(), hook: None, comment: String::new() };
+                let add = OpKind::AddChain { name: name.clone().into(), hook: None, comment: String::new() };
                 while !done.load(Ordering::Relaxed) {
                     other.commit(&[op(OpKind::AddTable), op(add.clone())]).expect("add");
-                    other.commit(&[op(OpKind::DeleteChain(name.clone()))]).expect("delete");
+                    other.commit(&[op(OpKind::DeleteChain(name.clone().into()))]).expect("delete");
                     thread::sleep(Duration::from_millis(1));
                 }
             });
             for _ in 0..20 {
-                let counted = kernel.counters(&id).map(|all| all.len());
+                let counted = kernel.counters(&id).map(|all| all.into_iter().collect::<BTreeMap<_, _>>().len());
                 let read = kernel.read(std::slice::from_ref(&id), &ruleset).map(|read| read == ruleset);
                 if !matches!((&counted, &read), (Ok(COUNTERS), Ok(true))) {
                     done.store(true, Ordering::Relaxed);

@@ -31,14 +31,14 @@ fn large() -> Ruleset {
     };
     let chains = (0..RULES / 100).map(|n| (format!("c{n}"), Chain { rules: rules(n), ..Chain::default() }));
     let elements = (0..ELEMENTS).map(|n| (vec![Value::V4(Ipv4Addr::from(0x0a00_0000 + n))], Datum::None)).collect();
-    let sets = BTreeMap::from([("s".to_owned(), set(SetKind::Set, &[KeyType::Ipv4Addr], "", elements))]);
-    let table = Table { chains: chains.collect(), sets, counters: BTreeMap::new() };
+    let sets = shared([("s", set(SetKind::Set, &[KeyType::Ipv4Addr], "", elements))]);
+    let table = Table { chains: shared(chains), sets, ..Table::default() };
     Ruleset { tables: BTreeMap::from([(id(), table)]) }
 }
 
 fn bad_rule() -> Op {
-    let rule = rule("the bad one", vec![Expr::Lookup { key: vec![Field::IpSaddr], set: "nowhere".to_owned() }]);
-    op(OpKind::AddRule { chain: "c7".to_owned(), rule })
+    let rule = rule("the bad one", vec![Expr::Lookup { key: vec![Field::IpSaddr], set: "nowhere".into() }]);
+    op(OpKind::AddRule { chain: "c7".into(), rule })
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn thousands_of_bad_operations_are_answered_and_the_first_is_named() {
     in_namespace(|| {
         let mut kernel = Kernel::open().expect("socket");
         kernel.commit(&[op(OpKind::AddTable)]).expect("table");
-        let ops: Vec<_> = (0..RULES).map(|n| op(OpKind::DeleteChain(format!("none{n}")))).collect();
+        let ops: Vec<_> = (0..RULES).map(|n| op(OpKind::DeleteChain(format!("none{n}").into()))).collect();
         match kernel.commit(&ops).expect_err("refused") {
             CommitError::Refused { index: 0, errno: Errno::ENOENT, .. } => {}
             other => panic!("{other}"),
@@ -92,7 +92,7 @@ fn each_place_of_a_bad_operation_is_found() {
     in_namespace(|| {
         let mut kernel = Kernel::open().expect("socket");
         let good = make(&everything());
-        let missing = op(OpKind::DeleteSet("nowhere".to_owned()));
+        let missing = op(OpKind::DeleteSet("nowhere".into()));
         for place in 1..=good.len() {
             let mut ops = good.clone();
             ops.insert(place, missing.clone());
@@ -109,10 +109,10 @@ fn each_place_of_a_bad_operation_is_found() {
 fn an_element_with_another_datum_is_refused() {
     in_namespace(|| {
         let elements = |verdict| BTreeMap::from([(Element::key([v4("10.0.0.1")]), Datum::Verdict(verdict))]);
-        let add = |verdict| op(OpKind::AddElements { set: "m".to_owned(), elements: elements(verdict) });
+        let add = |verdict| op(OpKind::AddElements { set: "m".into(), elements: elements(verdict) });
         let map = set(SetKind::VerdictMap, &[KeyType::Ipv4Addr], "", vec![]);
         let mut kernel = Kernel::open().expect("socket");
-        let add_map = op(OpKind::AddSet { name: "m".to_owned(), set: map });
+        let add_map = op(OpKind::AddSet { name: "m".into(), set: map });
         kernel.commit(&[op(OpKind::AddTable), add_map, add(Verdict::Drop)]).expect("commit");
         kernel.commit(&[add(Verdict::Drop)]).expect("the same again");
         let error = kernel.commit(&[add(Verdict::Accept)]).expect_err("another");
@@ -124,9 +124,9 @@ fn an_element_with_another_datum_is_refused() {
 fn the_longest_names_fit_in_lists_of_elements() {
     in_namespace(|| {
         let counter = "c".repeat(255);
-        let marks = (0..2000).map(|mark| (vec![Value::Mark(mark)], Datum::Counter(counter.clone()))).collect();
-        let sets = BTreeMap::from([("m".to_owned(), set(SetKind::CounterMap, &[KeyType::Mark], "", marks))]);
-        let counters = BTreeMap::from([(counter.clone(), Counter::default())]);
+        let marks = (0..2000).map(|mark| (vec![Value::Mark(mark)], Datum::Counter(counter.clone().into()))).collect();
+        let sets = shared([("m", set(SetKind::CounterMap, &[KeyType::Mark], "", marks))]);
+        let counters = counters([(counter.clone(), Counter::default())]);
         let table = Table { sets, counters, ..Table::default() };
         let ruleset = Ruleset { tables: BTreeMap::from([(id(), table)]) };
         let mut kernel = Kernel::open().expect("socket");
@@ -140,7 +140,7 @@ fn what_cannot_be_encoded_is_named_and_nothing_is_sent() {
     in_namespace(|| {
         let mut kernel = Kernel::open().expect("socket");
         let foreign = rule("", vec![Expr::Foreign("[ dup ]".to_owned())]);
-        let ops = [op(OpKind::AddTable), op(OpKind::AddRule { chain: "c".to_owned(), rule: foreign })];
+        let ops = [op(OpKind::AddTable), op(OpKind::AddRule { chain: "c".into(), rule: foreign })];
         match kernel.commit(&ops).expect_err("refused") {
             CommitError::Encode(error) => assert_eq!(error.index, 1),
             other => panic!("{other}"),
@@ -154,7 +154,7 @@ fn nothing_to_do_is_done() {
     in_namespace(|| {
         let mut kernel = Kernel::open().expect("socket");
         assert_eq!(kernel.commit(&[]).expect("nothing").bytes, 0);
-        let none = op(OpKind::AddElements { set: "s".to_owned(), elements: BTreeMap::new() });
+        let none = op(OpKind::AddElements { set: "s".into(), elements: BTreeMap::new() });
         assert_eq!(kernel.commit(std::slice::from_ref(&none)).expect("no elements").bytes, 0);
         kernel.commit(&[op(OpKind::AddTable), none]).expect("no elements at the end");
         assert_eq!(kernel.tables().expect("tables"), vec![id()]);

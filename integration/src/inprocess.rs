@@ -112,7 +112,7 @@ impl InProcess {
     /// Packets by counter.
     pub fn packets(&self) -> Result<BTreeMap<String, u64>> {
         let snapshot = self.engine.counters()?;
-        Ok(snapshot.iter().map(|(name, _, value)| (name.clone(), value.packets)).collect())
+        Ok(snapshot.iter().map(|(name, _, value)| (name.to_string(), value.packets)).collect())
     }
 
     /// Packets that a guard has dropped.

@@ -382,6 +382,11 @@ impl Lab {
         Ok(())
     }
 
+    /// Closes what listens for probes, until the next one: a packet socket copies every packet of its place.
+    pub fn stop_listening(&self) {
+        crate::station::locked(&self.stations).clear();
+    }
+
     /// The configuration it was built with.
     pub fn config(&self) -> &LabConfig {
         &self.config

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use flatfell::engine::{Cleanup, EngineConfig, EngineError};
@@ -165,7 +164,7 @@ fn tables_of_an_earlier_layout_are_taken_over() {
     let daemon = start(&lab, defaults(), &[deny_all("p1")]);
     daemon.until("ready", |status| status.synced && status.not_ready.is_empty()).unwrap();
     assert_eq!(nft(&lab, "list tables"), "table inet flatfell-2a\ntable bridge flatfell-2a\n");
-    assert!(daemon.packets().unwrap()[&counter] >= 41, "{:?}", daemon.packets());
+    assert!(daemon.packets().unwrap()[counter.as_ref()] >= 41, "{:?}", daemon.packets());
     // The old stamp reads as generation 1, with the bit of two ids off.
     assert_eq!(daemon.engine.status().generation, 3);
     let heard = flows.each_mut().map(|(client, server)| {
@@ -393,18 +392,19 @@ fn random_walk() {
             layout.slot = layout.slot.other();
         }
         let effective = effective(&now);
-        layout.ids = Arc::new(Ids::fresh(&effective));
+        layout.ids = Ids::fresh(&effective);
         let want = compile(&effective, &layout).ruleset;
         let next = Layout { generation: layout.generation.next(), ..layout.clone() };
-        let change = plan(&fake.ruleset, want.clone(), || compile(&effective, &next).ruleset);
+        let change = plan(&fake.ruleset.clone().into(), want.clone(), || compile(&effective, &next).ruleset);
         for ops in change.steps() {
             kernel.commit(ops).unwrap_or_else(|error| panic!("step {step}: {error}"));
             fake.commit(ops).unwrap();
             assert_listed(&fake.ruleset, step);
         }
-        assert_eq!(fake.ruleset, change.result, "step {step}");
-        assert_eq!(kernel.read(&tables(), &change.result).unwrap(), change.result, "step {step}");
-        run_nft(&["-c", "-f", "-"], &text::ruleset(&change.result));
+        let result = change.result.ruleset();
+        assert_eq!(fake.ruleset, *result, "step {step}");
+        assert_eq!(kernel.read(&tables(), result).unwrap(), *result, "step {step}");
+        run_nft(&["-c", "-f", "-"], &text::ruleset(result));
         if change.tightens {
             layout.generation = next.generation;
         }

@@ -274,7 +274,7 @@ fn peers_are_relabelled() {
 /// Packets that rules of policy have decided.
 fn counted(world: &World) -> u64 {
     let snapshot = world.engine.counters().expect("counters");
-    let decided = snapshot.iter().filter(|(_, meaning, _)| matches!(meaning, CounterMeaning::Rule { .. }));
+    let decided = snapshot.iter().filter(|(_, meaning, _)| matches!(***meaning, CounterMeaning::Rule { .. }));
     decided.map(|(_, _, value)| value.packets).sum()
 }
 

@@ -460,7 +460,7 @@ fn trap_14_a_deleted_interface_frees_what_the_pod_held() {
     wait(|| {
         daemon.sync().unwrap();
         let enforced = daemon.engine.status().enforced.clone().unwrap();
-        B.addresses().iter().all(|ip| !enforced.addresses().contains(ip))
+        B.addresses().iter().all(|ip| !enforced.local().contains_key(ip))
     });
     lab.add_pod(1, 1).unwrap();
     expect(&lab, &both(B, |ip| (Probe::tcp(A, ip, 80), true)));

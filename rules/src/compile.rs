@@ -3,8 +3,10 @@
 //! In: [`crate::effective::Effective`] and the [`Layout`] (facts of this node, the generation). Out: [`Compiled`]: the ruleset and what
 //! each named counter in it means. What always holds: a function of its arguments only; `docs/dataplane.md` draws the result.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use crate::effective::{Effective, RuleIdentity};
 use crate::ids::Ids;
@@ -13,21 +15,27 @@ use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ranges::PodRanges;
-use crate::ruleset::{Family, Ruleset, TableId};
+use crate::ruleset::{Family, Name, Ruleset, TableId};
 
 mod allow;
 mod base;
+mod compiler;
 mod count;
 #[cfg(test)]
 mod counting_tests;
 mod log;
+mod part;
 mod pod;
+mod ports;
+mod registry;
 mod sets;
+mod shared;
 mod switched;
 #[cfg(test)]
 mod tests;
 mod unknown;
 
+pub use compiler::Compiler;
 pub use switched::{BridgeId, Switched};
 
 /// The set of the inet table whose one element is the current generation's mark: for whoever takes the table over.
@@ -86,7 +94,7 @@ pub struct Layout {
     /// The current generation.
     pub generation: Generation,
     /// Who counts under which id.
-    pub ids: Arc<Ids>,
+    pub ids: Ids,
     /// The bridges that carry pods.
     pub bridges: BTreeSet<String>,
     /// The ports of those bridges.
@@ -97,8 +105,32 @@ pub struct Layout {
     pub pod_ranges: PodRanges,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
+    /// Whether each packet counts for what let its connection through. Without, two look-ups a packet are saved.
+    pub counts: bool,
     /// Where denials are logged; `None` for nowhere.
     pub flow_log: Option<FlowLog>,
+}
+
+impl Layout {
+    /// Whether nothing but the ids differs.
+    fn same_but_ids(&self, other: &Self) -> bool {
+        fn all(layout: &Layout) -> impl PartialEq + '_ {
+            let Layout {
+                slot,
+                generation,
+                ids: _,
+                bridges,
+                ports,
+                switched,
+                pod_ranges,
+                own_node_egress,
+                counts,
+                flow_log,
+            } = layout;
+            (slot, generation, bridges, ports, switched, pod_ranges, own_node_egress, counts, flow_log)
+        }
+        all(self) == all(other)
+    }
 }
 
 /// Where denials are logged, and how many of them.
@@ -115,12 +147,13 @@ impl Default for Layout {
         Self {
             slot: Slot::A,
             generation: Generation::FIRST,
-            ids: Arc::default(),
+            ids: Ids::default(),
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
             switched: Switched::default(),
             pod_ranges: PodRanges::default(),
             own_node_egress: true,
+            counts: true,
             flow_log: None,
         }
     }
@@ -131,8 +164,8 @@ impl Default for Layout {
 pub struct Compiled {
     /// The tables.
     pub ruleset: Ruleset,
-    /// What each named counter counts, by its name (unique over all tables).
-    pub counters: BTreeMap<String, CounterMeaning>,
+    /// What each named counter counts.
+    pub counters: Meanings,
 }
 
 /// What a named counter counts.
@@ -204,7 +237,7 @@ pub enum Logged {
 
 impl Logged {
     /// The name of its counter, the same in every table.
-    pub fn counter(self) -> String {
+    pub fn counter(self) -> Name {
         names::name("flow-log", self.word(), self.word())
     }
 
@@ -247,22 +280,19 @@ impl Guard {
     }
 }
 
+/// What counters count, by their names (unique over all tables).
+pub type Meanings = OrdMap<Name, Arc<CounterMeaning>>;
+
+/// Contributions that are to go from a table, and then those that are to come.
+#[derive(Clone, Debug, Default)]
+struct Pending {
+    take_out: Vec<part::Part>,
+    put_in: Vec<part::Part>,
+}
+
 /// The ruleset of a node.
 pub fn compile(effective: &Effective, layout: &Layout) -> Compiled {
-    let mut inet = sets::Builder::default();
-    base::add_sets(&mut inet, layout);
-    for pod in &effective.pods {
-        pod::add(&mut inet, effective, &layout.ids, pod);
-    }
-    base::add_chains(&mut inet, effective, layout);
-    let (mut inet, mut counters) = inet.finish();
-    layout.switched.write_to(&mut inet);
-    let mut bridge = sets::Builder::default();
-    base::add_frame_guard(&mut bridge, layout);
-    let (bridge, guard_counters) = bridge.finish();
-    counters.extend(guard_counters);
-    Compiled {
-        ruleset: Ruleset { tables: [(layout.slot.inet(), inet), (layout.slot.bridge(), bridge)].into() },
-        counters,
-    }
+    let mut compiler = Compiler::default();
+    compiler.follow(effective);
+    compiler.compile(layout)
 }

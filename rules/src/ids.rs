@@ -7,12 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::ordset::DiffItem;
+use imbl::{OrdMap, OrdSet};
+
 use crate::effective::{Effective, RuleIdentity};
 use crate::mark::{ID_MAX, NO_ID, id_bits, id_of};
 use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
-use crate::ruleset::{Datum, Element, Set, Table, Value};
+use crate::ruleset::{Datum, Element, Name, Set, Table, Value};
 
 /// The map of the inet table from ids to the counters of packets.
 pub const COUNTERS: &str = "counters";
@@ -32,38 +35,35 @@ pub enum Origin<'a> {
     Default(&'a ObjectName),
 }
 
-impl Origin<'_> {
+/// The names of what an origin has in a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginNames {
     /// The counter of its packets, which is what an id is given to.
-    pub fn counter(self, half: Direction) -> String {
-        self.name("", half)
-    }
-
+    pub counter: Name,
     /// The counter of its connections.
-    pub fn connections(self, half: Direction) -> String {
-        self.name("connections-", half)
-    }
-
+    pub connections: Name,
     /// The chain that writes its id.
-    pub fn chain(self, half: Direction) -> String {
-        self.name("allow-", half)
-    }
+    pub chain: Name,
+}
 
-    fn name(self, kind: &str, half: Direction) -> String {
-        match self {
-            Self::Rule(identity) => names::name(&format!("{kind}rule"), &identity.text(), &identity.policy.to_string()),
-            Self::Default(pod) => {
-                let pod = pod.to_string();
-                names::name(&format!("{kind}default-{half}"), &pod, &pod)
-            }
-        }
+impl Origin<'_> {
+    /// The names of what it has in a table.
+    pub fn names(self, half: Direction) -> OriginNames {
+        let (kind, identity, human) = match self {
+            Self::Rule(identity) => ("rule".to_owned(), identity.text(), identity.policy.to_string()),
+            Self::Default(pod) => (format!("default-{half}"), pod.to_string(), pod.to_string()),
+        };
+        let hash = names::hash(&identity);
+        let name = |prefix: &str| names::hashed(&format!("{prefix}{kind}"), &hash, &human);
+        OriginNames { counter: name(""), connections: name("connections-"), chain: name("allow-") }
     }
 }
 
 /// The counters that want an id, by half.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    ingress: BTreeSet<String>,
-    egress: BTreeSet<String>,
+    ingress: OrdSet<Name>,
+    egress: OrdSet<Name>,
 }
 
 impl Claims {
@@ -71,22 +71,47 @@ impl Claims {
     pub fn of(effective: &Effective) -> Self {
         Self { ingress: claims(effective, Direction::Ingress), egress: claims(effective, Direction::Egress) }
     }
+
+    /// A counter wants an id.
+    pub fn insert(&mut self, half: Direction, counter: Name) {
+        self.of_half(half).insert(counter);
+    }
+
+    /// A counter wants none any more.
+    pub fn remove(&mut self, half: Direction, counter: &Name) {
+        self.of_half(half).remove(counter);
+    }
+
+    fn of_half(&mut self, half: Direction) -> &mut OrdSet<Name> {
+        match half {
+            Direction::Ingress => &mut self.ingress,
+            Direction::Egress => &mut self.egress,
+        }
+    }
 }
 
-fn claims(effective: &Effective, half: Direction) -> BTreeSet<String> {
-    let rules = effective.pods.iter().flat_map(|pod| &pod.isolation(half).rules);
+fn claims(effective: &Effective, half: Direction) -> OrdSet<Name> {
+    let rules = effective.pods().values().flat_map(|pod| &pod.isolation(half).rules);
     let rules = rules.filter(|rule| rule.action == Action::Accept).map(|rule| Origin::Rule(&rule.identity));
     let origins: BTreeSet<Origin<'_>> =
-        rules.chain(effective.pods.iter().map(|pod| Origin::Default(&pod.name))).collect();
-    origins.into_iter().map(|origin| origin.counter(half)).collect()
+        rules.chain(effective.pods().values().map(|pod| Origin::Default(&pod.name))).collect();
+    origins.into_iter().map(|origin| origin.names(half).counter).collect()
 }
 
 /// Ids that are given out, and those that must not be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
-    ingress: BTreeMap<String, u16>,
-    egress: BTreeMap<String, u16>,
-    retired: BTreeSet<u32>,
+    ingress: HalfIds,
+    egress: HalfIds,
+}
+
+/// Those of one half.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HalfIds {
+    /// By counter.
+    pub given: OrdMap<Name, u16>,
+    /// Those that must not be given out yet.
+    pub retired: OrdSet<u16>,
 }
 
 impl Ids {
@@ -95,23 +120,22 @@ impl Ids {
         Allocator::new(ID_MAX).assign(&Claims::of(effective))
     }
 
-    /// The id of a counter, in its place in the mark.
-    pub fn bits(&self, half: Direction, counter: &str) -> Option<u32> {
-        let ids = match half {
+    /// Those of one half.
+    pub fn of(&self, half: Direction) -> &HalfIds {
+        match half {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
-        };
-        ids.get(counter).map(|id| id_bits(half, *id))
+        }
+    }
+
+    /// The id of a counter, in its place in the mark.
+    pub fn bits(&self, half: Direction, counter: &Name) -> Option<u32> {
+        self.of(half).given.get(counter).map(|id| id_bits(half, *id))
     }
 
     /// What the rules write for one that let a half through.
     pub fn written(&self, half: Direction, origin: Origin<'_>) -> u32 {
-        self.bits(half, &origin.counter(half)).unwrap_or_else(|| id_bits(half, NO_ID))
-    }
-
-    /// The ids that must not be given out yet, in their places.
-    pub fn retired(&self) -> impl Iterator<Item = u32> {
-        self.retired.iter().copied()
+        self.bits(half, &origin.names(half).counter).unwrap_or_else(|| id_bits(half, NO_ID))
     }
 }
 
@@ -126,13 +150,17 @@ pub struct Allocator {
 /// The ids of one half.
 #[derive(Clone, Debug, Default)]
 struct Space {
-    given: BTreeMap<String, u16>,
-    /// Ids that nobody claims and flows may carry; with whose they were, where that is known.
-    retired: BTreeMap<u16, Option<String>>,
+    /// What was claimed last.
+    claims: OrdSet<Name>,
+    ids: HalfIds,
+    /// Whose the retired ids were, where that is known.
+    before: BTreeMap<Name, u16>,
+    /// Claims that have none.
+    without: BTreeSet<Name>,
+    /// Ids that are not free.
+    taken: BTreeSet<u16>,
     /// The one that was given out last: the next one is looked for behind it.
     last: u16,
-    /// Claims that got none.
-    without: usize,
 }
 
 impl Allocator {
@@ -143,15 +171,18 @@ impl Allocator {
 
     /// Takes in what the tables of an earlier life of the daemon remember.
     pub fn restore(&mut self, table: &Table) {
-        for (mark, datum) in table.sets.get(COUNTERS).into_iter().flat_map(marks) {
+        for (mark, datum) in table.sets.get(COUNTERS).into_iter().flat_map(|set| marks(set)) {
             let Datum::Counter(name) = datum else { continue };
             if let Some((space, id)) = self.place(mark) {
-                space.given.insert(name.clone(), id);
+                space.claims.insert(name.clone());
+                space.ids.given.insert(name, id);
+                space.taken.insert(id);
             }
         }
-        for (mark, _) in table.sets.get(RETIRED).into_iter().flat_map(marks) {
+        for (mark, _) in table.sets.get(RETIRED).into_iter().flat_map(|set| marks(set)) {
             if let Some((space, id)) = self.place(mark) {
-                space.retired.insert(id, None);
+                space.ids.retired.insert(id);
+                space.taken.insert(id);
             }
         }
     }
@@ -170,31 +201,22 @@ impl Allocator {
     pub fn assign(&mut self, claims: &Claims) -> Ids {
         self.ingress.assign(&claims.ingress, self.limit);
         self.egress.assign(&claims.egress, self.limit);
-        let retired = |half, space: &Space| space.retired.keys().map(|id| id_bits(half, *id)).collect::<Vec<_>>();
-        Ids {
-            ingress: self.ingress.given.clone(),
-            egress: self.egress.given.clone(),
-            retired: [retired(Direction::Ingress, &self.ingress), retired(Direction::Egress, &self.egress)]
-                .into_iter()
-                .flatten()
-                .collect(),
-        }
+        Ids { ingress: self.ingress.ids.clone(), egress: self.egress.ids.clone() }
     }
 
     /// Ids that were not claimed in the last [`Self::assign`] may be given out again: rules that do not know them are in
     /// force, and every flow was marked anew since.
     pub fn release(&mut self) {
-        self.ingress.retired.clear();
-        self.egress.retired.clear();
+        self.ingress.release();
+        self.egress.release();
     }
 
     /// How many ids of a half are not free.
     pub fn used(&self, half: Direction) -> usize {
-        let space = match half {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        };
-        space.given.len() + space.retired.len()
+        match half {
+            Direction::Ingress => self.ingress.taken.len(),
+            Direction::Egress => self.egress.taken.len(),
+        }
     }
 
     /// How many there are of each half.
@@ -204,54 +226,75 @@ impl Allocator {
 
     /// Whether a claim got none and would get one now.
     pub fn could_give(&self) -> bool {
-        let free = |space: &Space| space.given.len() + space.retired.len() < usize::from(self.limit);
-        [&self.ingress, &self.egress].into_iter().any(|space| space.without > 0 && free(space))
+        let spaces = [&self.ingress, &self.egress];
+        spaces.into_iter().any(|space| !space.without.is_empty() && space.is_free(self.limit))
     }
 
     /// How many claims got none.
     pub fn without(&self) -> usize {
-        self.ingress.without + self.egress.without
+        self.ingress.without.len() + self.egress.without.len()
     }
 }
 
 impl Space {
-    fn assign(&mut self, claims: &BTreeSet<String>, limit: u16) {
-        let (kept, gone) = std::mem::take(&mut self.given).into_iter().partition(|(name, _)| claims.contains(name));
-        self.given = kept;
-        let gone: BTreeMap<String, u16> = gone;
-        self.retired.extend(gone.into_iter().map(|(name, id)| (id, Some(name))));
-        // Whoever comes back finds flows that still carry the id: they were counted for nobody else.
-        let given = &mut self.given;
-        self.retired.retain(|id, name| match name.take_if(|name| claims.contains(name)) {
-            Some(name) => {
-                given.insert(name, *id);
-                false
-            }
-            None => true,
-        });
-        self.give(claims, limit);
-    }
-
-    fn give(&mut self, claims: &BTreeSet<String>, limit: u16) {
-        let taken: BTreeSet<u16> = self.given.values().chain(self.retired.keys()).copied().collect();
-        let start = self.last.min(limit);
-        let mut free = (start + 1..=limit).chain(1..=start).filter(|id| !taken.contains(id));
-        let new: Vec<&String> = claims.iter().filter(|name| !self.given.contains_key(*name)).collect();
-        self.without = 0;
-        for name in new {
-            match free.next() {
-                Some(id) => {
-                    self.given.insert(name.clone(), id);
-                    self.last = id;
-                }
-                None => self.without += 1,
+    fn assign(&mut self, claims: &OrdSet<Name>, limit: u16) {
+        let before = std::mem::replace(&mut self.claims, claims.clone());
+        for item in before.diff(claims) {
+            match item {
+                DiffItem::Add(name) => self.claim(name),
+                DiffItem::Remove(name) => self.retire(name),
             }
         }
+        self.give(limit);
+    }
+
+    /// Whoever comes back finds flows that still carry the id: they were counted for nobody else.
+    fn claim(&mut self, name: &Name) {
+        match self.before.remove(name) {
+            Some(id) => {
+                self.ids.retired.remove(&id);
+                self.ids.given.insert(name.clone(), id);
+            }
+            None => {
+                self.without.insert(name.clone());
+            }
+        }
+    }
+
+    fn retire(&mut self, name: &Name) {
+        self.without.remove(name);
+        if let Some(id) = self.ids.given.remove(name) {
+            self.ids.retired.insert(id);
+            self.before.insert(name.clone(), id);
+        }
+    }
+
+    fn give(&mut self, limit: u16) {
+        while self.is_free(limit)
+            && let Some(name) = self.without.pop_first()
+        {
+            let start = self.last.min(limit);
+            let free = (start + 1..=limit).chain(1..=start).find(|id| !self.taken.contains(id));
+            self.last = free.unwrap_or(self.last);
+            self.taken.extend(free);
+            self.ids.given.extend(free.map(|id| (name, id)));
+        }
+    }
+
+    fn release(&mut self) {
+        for id in std::mem::take(&mut self.ids.retired) {
+            self.taken.remove(&id);
+        }
+        self.before.clear();
+    }
+
+    fn is_free(&self, limit: u16) -> bool {
+        self.taken.len() < usize::from(limit)
     }
 }
 
 /// The elements of a set of marks.
-fn marks(set: &Set) -> impl Iterator<Item = (u32, &Datum)> {
+fn marks(set: &Set) -> impl Iterator<Item = (u32, Datum)> {
     set.elements.iter().filter_map(|(element, datum)| match element {
         Element::Key(key) => match key.as_slice() {
             [Value::Mark(mark)] => Some((*mark, datum)),
@@ -263,15 +306,18 @@ fn marks(set: &Set) -> impl Iterator<Item = (u32, &Datum)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::ruleset::{KeyType, SetKind};
 
     fn claims(names: &[&str]) -> Claims {
-        let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
-        Claims { ingress: names, egress: BTreeSet::new() }
+        let ingress = names.iter().map(|name| Name::from(*name)).collect();
+        Claims { ingress, egress: OrdSet::new() }
     }
 
     fn ids(ids: &Ids) -> Vec<(&str, u16)> {
-        ids.ingress.iter().map(|(name, id)| (name.as_str(), *id)).collect()
+        ids.ingress.given.iter().map(|(name, id)| (name.as_ref(), *id)).collect()
     }
 
     #[test]
@@ -287,14 +333,14 @@ mod tests {
         allocator.assign(&claims(&["a", "b"]));
         let now = allocator.assign(&claims(&["b", "c"]));
         assert_eq!((ids(&now), allocator.without()), (vec![("b", 2)], 1));
-        assert_eq!(now.retired().collect::<Vec<_>>(), [1]);
+        assert!(now.ingress.retired.iter().eq([&1]));
         assert_eq!(allocator.used(Direction::Ingress), 2);
         assert!(!allocator.could_give());
         allocator.release();
         assert!(allocator.could_give());
         let now = allocator.assign(&claims(&["b", "c"]));
         assert_eq!((ids(&now), allocator.without()), (vec![("b", 2), ("c", 1)], 0));
-        assert_eq!(now.retired().count(), 0);
+        assert!(now.ingress.retired.is_empty());
     }
 
     #[test]
@@ -308,35 +354,28 @@ mod tests {
     #[test]
     fn claims_beyond_the_last_id_get_none_and_are_told_of() {
         let mut allocator = Allocator::new(u16::MAX);
-        let names: Vec<String> = (0..5000).map(|number| format!("r{number:04}")).collect();
-        let all = Claims { ingress: names.iter().cloned().collect(), egress: BTreeSet::new() };
+        let names = (0..5000).map(|number| Name::from(format!("r{number:04}")));
+        let all = Claims { ingress: names.collect(), egress: OrdSet::new() };
         let given = allocator.assign(&all);
-        assert_eq!((given.ingress.len(), allocator.without(), allocator.limit()), (4094, 906, 4094));
-        assert_eq!(given.bits(Direction::Ingress, "r4999"), None);
-        assert_eq!(given.ingress.values().max(), Some(&ID_MAX));
+        assert_eq!((given.ingress.given.len(), allocator.without(), allocator.limit()), (4094, 906, 4094));
+        assert_eq!(given.bits(Direction::Ingress, &"r4999".into()), None);
+        assert_eq!(given.ingress.given.values().max(), Some(&ID_MAX));
     }
 
     #[test]
     fn a_table_gives_back_what_was_given_out_and_what_must_wait() {
         let element = |mark| Element::key([Value::Mark(mark)]);
-        let set = |elements: BTreeMap<Element, Datum>| Set {
-            kind: crate::ruleset::SetKind::CounterMap,
-            key: vec![crate::ruleset::KeyType::Mark],
-            interval: false,
-            size: None,
-            comment: String::new(),
-            elements,
-        };
-        let counter = |name: &str| Datum::Counter(name.to_owned());
+        let set = |elements| Arc::new(Set { elements, ..Set::of(SetKind::CounterMap, vec![KeyType::Mark]) });
+        let counter = |name: &str| Datum::Counter(name.into());
         let given = [(element(0), counter("none")), (element(3), counter("in")), (element(0x5000), counter("out"))];
         let wait = [(element(1), Datum::None), (element(0x1000), Datum::None)];
-        let sets = [(COUNTERS.to_owned(), set(given.into())), (RETIRED.to_owned(), set(wait.into()))];
+        let sets = [(Name::from(COUNTERS), set(given.into())), (Name::from(RETIRED), set(wait.into()))];
         let mut allocator = Allocator::new(5);
-        allocator.restore(&Table { sets: sets.into(), ..Table::default() });
-        let both = Claims { egress: ["new".to_owned(), "out".to_owned()].into(), ..claims(&["in", "new"]) };
+        allocator.restore(&Table { sets: sets.into_iter().collect(), ..Table::default() });
+        let both = Claims { egress: claims(&["new", "out"]).ingress, ..claims(&["in", "new"]) };
         let now = allocator.assign(&both);
         assert_eq!(ids(&now), [("in", 3), ("new", 2)]);
-        assert_eq!(now.egress, [("new".to_owned(), 2), ("out".to_owned(), 5)].into());
-        assert_eq!(now.retired().collect::<Vec<_>>(), [1, 0x1000]);
+        assert_eq!(ids(&Ids { ingress: now.egress.clone(), ..Ids::default() }), [("new", 2), ("out", 5)]);
+        assert!(now.ingress.retired.iter().eq([&1]) && now.egress.retired.iter().eq([&1]));
     }
 }

@@ -6,20 +6,30 @@
 //! carry traffic: it stays a subject, never a peer. A policy deleted from a namespace that is Terminating keeps its
 //! effect until nothing lives there.
 
+mod claims;
+mod ghosts;
+mod plugged;
+#[cfg(test)]
+mod plugged_tests;
+mod policies;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Borrow;
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::claims::Claims;
+use self::ghosts::Ghosts;
+pub use self::plugged::Claim;
+use self::plugged::Plugged;
+use self::policies::Policies;
+pub use self::policies::PolicyCounts;
 use crate::intern::Interner;
-use crate::object::{Lifetime, Namespace, ObjectName, Pod};
+use crate::object::{Lifetime, Mode, Namespace, ObjectName, Pod};
 use crate::policy::Policy;
-
-mod claims;
-
-pub use claims::Claim;
-use claims::Claims;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +61,19 @@ pub struct Subject<'a> {
     pub pod: &'a Pod,
     /// Its addresses that no other pod owns, sorted.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What a change touched, as far as [`crate::effective`] asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Addresses, each once, and the peer that had it before.
+    pub(crate) addresses: Vec<(IpAddr, Option<Arc<Pod>>)>,
+    /// Names of pods of this node, there or gone, that may be other subjects now.
+    pub(crate) subjects: Vec<ObjectName>,
+    /// Namespaces that may be others.
+    pub(crate) namespaces: Vec<String>,
+    /// Policies that may be others.
+    pub(crate) policies: Vec<ObjectName>,
 }
 
 /// Tells a pod from its successor under the same name.
@@ -93,20 +116,18 @@ pub struct Index {
     forget_going: bool,
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeSet<ByName>,
-    policies: BTreeMap<ObjectName, Policy>,
-    /// Policies deleted from a namespace that is going.
-    going: BTreeMap<ObjectName, Policy>,
+    policies: Policies,
     /// Pods that left the API; only the addresses they still hold.
-    ghosts: BTreeMap<PodId, Pod>,
-    /// Who names an address as its own; nearly always one.
-    claims: HashMap<IpAddr, Vec<Arc<Pod>>>,
+    ghosts: Ghosts,
+    /// Who names an address as its own.
+    claims: Claims,
     /// Pods that use their node's network, by the node's addresses.
-    on_hosts: HashMap<IpAddr, Vec<Arc<Pod>>>,
+    on_hosts: Claims,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
     /// What the network plugin said that the API does not say yet.
-    plugged: Claims,
-    labels: Interner,
+    plugged: Plugged,
+    shared: Interner,
 }
 
 impl Index {
@@ -147,34 +168,52 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// The policies in effect, sorted by name within their namespace; with those of namespaces that are going.
-    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.values().chain(self.going.values())
+    /// The policies in effect; with those of namespaces that are going.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.iter()
     }
 
-    /// The policies in effect in a namespace, sorted by name.
-    pub fn policies_in(&self, namespace: &str) -> Vec<&Policy> {
-        let mut policies: Vec<&Policy> =
-            in_namespace(&self.policies, namespace).chain(in_namespace(&self.going, namespace)).collect();
-        policies.sort_by(|a, b| a.name.cmp(&b.name));
-        policies
+    /// A policy, if it is in effect.
+    pub fn policy(&self, name: &ObjectName) -> Option<&Arc<Policy>> {
+        self.policies.get(name)
+    }
+
+    /// How many policies are in effect, by what they do.
+    pub fn policy_counts(&self) -> PolicyCounts {
+        self.policies.counts()
     }
 
     /// Takes in what happened; whether policy can see a difference.
     pub fn apply(&mut self, change: Change) -> bool {
+        self.touch(change).0
+    }
+
+    /// The same, and what it touched.
+    pub(crate) fn touch(&mut self, change: Change) -> (bool, Touched) {
+        let mut touched = Touched::default();
         let changed = match change {
-            Change::UpsertPod(pod) => self.upsert_pod(pod),
-            Change::DeletePod(name) => self.delete_pod(&name),
-            Change::UpsertNamespace(namespace) => self.upsert_namespace(namespace),
-            Change::DeleteNamespace(name) => self.namespaces.remove(&name).is_some(),
-            Change::UpsertPolicy(policy) => self.upsert_policy(policy),
-            Change::DeletePolicy(name) => self.delete_policy(&name),
-            Change::InterfaceGone(address) => self.interface_gone(address),
-            Change::Claim(claim) => self.claim(claim),
-            Change::Release(sandbox) => self.release(&sandbox),
+            Change::UpsertPod(pod) => self.upsert_pod(pod, &mut touched),
+            Change::DeletePod(name) => self.delete_pod(&name, &mut touched),
+            Change::UpsertNamespace(namespace) => self.upsert_namespace(namespace, &mut touched),
+            Change::DeleteNamespace(name) => self.delete_namespace(name, &mut touched),
+            Change::UpsertPolicy(policy) => self.upsert_policy(policy, &mut touched),
+            Change::DeletePolicy(name) => self.delete_policy(name, &mut touched),
+            Change::InterfaceGone(address) => self.interface_gone(address, &mut touched),
+            Change::Claim(claim) => self.claim(claim, &mut touched),
+            Change::Release(sandbox) => self.release(&sandbox, &mut touched),
         };
-        self.forget_policies_without_pods();
-        changed
+        (changed, touched)
+    }
+
+    /// Everything that is known, as if it were new.
+    pub(crate) fn everything(&self) -> Touched {
+        let local = self.pods().filter(|pod| self.is_local(pod)).map(|pod| pod.name.clone());
+        Touched {
+            addresses: self.claims.addresses().map(|address| (address, None)).collect(),
+            subjects: local.chain(self.ghosts.iter().map(|ghost| ghost.name.clone())).collect(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            policies: self.policies().map(|policy| policy.name.clone()).collect(),
+        }
     }
 
     /// Takes a complete list of everything; whether policy can see a difference. What is not listed is deleted.
@@ -210,7 +249,7 @@ impl Index {
     /// Takes the complete list of policies; whether policy can see a difference.
     pub fn replace_policies(&mut self, policies: impl IntoIterator<Item = Policy>) -> bool {
         let listed: BTreeMap<_, _> = policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
-        let missing = missing(&self.policies, &listed).map(Change::DeletePolicy);
+        let missing = missing(self.policies.present(), &listed).map(Change::DeletePolicy);
         self.apply_all(listed.into_values().map(Change::UpsertPolicy).chain(missing))
     }
 
@@ -225,40 +264,37 @@ impl Index {
 
     /// The same, to be kept.
     pub fn shared_owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.claims.get(&address)?.iter().min_by_key(|pod| rank(pod))
+        self.claims.owner(address)
     }
 
     /// The node that has an address, as far as pods in its network tell.
     pub fn node_at(&self, address: IpAddr) -> Option<&str> {
-        self.on_hosts.get(&address)?.iter().min_by_key(|pod| rank(pod))?.node.as_deref()
+        self.on_hosts.owner(address)?.node.as_deref()
+    }
+
+    /// The pod that is the peer at an address: it lives, and no ghost holds the address.
+    pub(crate) fn peer_at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        let owner = self.shared_owner(address).filter(|owner| owner.lifetime == Lifetime::Live)?;
+        self.ghosts.at(address).is_none().then_some(owner)
     }
 
     /// The addresses a pod in the API owns, sorted; a ghost's are not among them.
-    pub fn owned_addresses(&self, pod: &Pod) -> Vec<IpAddr> {
-        let mut owned: Vec<IpAddr> = pod
-            .addresses
-            .iter()
-            .copied()
-            .filter(|address| self.owner(*address).is_some_and(|owner| owner.name == pod.name))
-            .filter(|address| self.ghost(*address).is_none())
-            .collect();
-        owned.sort_unstable();
-        owned.dedup();
+    fn owned_addresses(&self, pod: &Pod) -> Vec<IpAddr> {
+        let mut owned = distinct(pod.addresses.iter().copied());
+        owned.retain(|address| self.owner(*address).is_some_and(|owner| owner.name == pod.name));
+        owned.retain(|address| self.ghosts.at(*address).is_none());
         owned
     }
 
-    /// The pods of this node that policy is applied to: those in the API by name, then ghosts by name and UID.
-    pub fn subjects(&self) -> Vec<Subject<'_>> {
-        let present = self.pods().filter(|pod| self.is_local(pod)).map(|pod| Subject {
-            pod,
-            addresses: self
-                .owned_addresses(pod)
-                .into_iter()
-                .filter(|address| pod.lifetime == Lifetime::Live || !self.is_unplugged(*address, pod))
-                .collect(),
+    /// The pods of this name that policy is applied to on this node: the one in the API, then ghosts by UID.
+    pub(crate) fn subjects_named(&self, name: &ObjectName) -> Vec<Subject<'_>> {
+        let present = self.pod(name).filter(|pod| self.is_local(pod)).map(|pod| {
+            let mut addresses = self.owned_addresses(pod);
+            addresses.retain(|address| pod.lifetime == Lifetime::Live || !self.is_unplugged(*address, pod));
+            Subject { pod, addresses }
         });
-        let ghosts = self.ghosts.values().map(|pod| Subject { pod, addresses: pod.addresses.clone() });
-        present.chain(ghosts).filter(|subject| !subject.addresses.is_empty()).collect()
+        let ghosts = self.ghosts.named(name).map(|pod| Subject { pod, addresses: pod.addresses.clone() });
+        present.into_iter().chain(ghosts).filter(|subject| !subject.addresses.is_empty()).collect()
     }
 
     fn is_local(&self, pod: &Pod) -> bool {
@@ -266,160 +302,218 @@ impl Index {
     }
 
     fn is_unplugged(&self, address: IpAddr, pod: &Pod) -> bool {
-        self.unplugged.contains(&(address, id(pod)))
+        !self.unplugged.is_empty() && self.unplugged.contains(&(address, id(pod)))
     }
 
-    fn ghost(&self, address: IpAddr) -> Option<&Pod> {
-        self.ghosts.values().find(|ghost| ghost.addresses.contains(&address))
+    /// Notes who has the addresses, before and after what is done to them.
+    fn around<T>(&mut self, addresses: &[IpAddr], touched: &mut Touched, change: impl FnOnce(&mut Self) -> T) -> T {
+        for address in addresses {
+            touched.addresses.push((*address, self.peer_at(*address).cloned()));
+            self.note_subjects(*address, touched);
+        }
+        let changed = change(self);
+        for address in addresses {
+            self.note_subjects(*address, touched);
+        }
+        changed
     }
 
-    fn upsert_pod(&mut self, pod: Pod) -> bool {
+    fn note_subjects(&self, address: IpAddr, touched: &mut Touched) {
+        let owner = self.owner(address).filter(|owner| self.is_local(owner));
+        for pod in owner.into_iter().chain(self.ghosts.at(address)) {
+            if touched.subjects.last() != Some(&pod.name) {
+                touched.subjects.push(pod.name.clone());
+            }
+        }
+    }
+
+    fn upsert_pod(&mut self, pod: Pod, touched: &mut Touched) -> bool {
         let pod = if self.is_local(&pod) { self.plugged.add_to(pod) } else { pod };
-        self.put_pod(pod)
+        let old = self.pod(&pod.name);
+        if old == Some(&pod) {
+            return false;
+        }
+        let ghost = self.ghosts.get(&id(&pod));
+        let addresses = [Some(&pod), old, ghost].into_iter().flatten().flat_map(|pod| &pod.addresses);
+        let addresses = distinct(addresses.copied());
+        let namespace = pod.name.namespace.clone();
+        self.around(&addresses, touched, |index| index.put_pod(pod));
+        self.forget_policies_without_pods(&namespace, touched);
+        true
     }
 
-    fn claim(&mut self, claim: Claim) -> bool {
-        let name = claim.pod.clone();
-        // Whoever had them there before is gone; these are plugged in now.
-        self.unplugged.retain(|(address, _)| !claim.addresses.contains(address));
-        self.plugged.insert(claim);
-        self.claims_changed(&name)
+    fn claim(&mut self, claim: Claim, touched: &mut Touched) -> bool {
+        let (name, addresses) = (claim.pod.clone(), claim.addresses.clone());
+        self.around(&addresses, touched, |index| {
+            // Whoever had them there before is gone; these are plugged in now.
+            index.unplugged.retain(|(address, _)| !claim.addresses.contains(address));
+            index.plugged.insert(claim);
+        });
+        self.claims_changed(&name, touched)
     }
 
-    fn release(&mut self, sandbox: &str) -> bool {
+    fn release(&mut self, sandbox: &str, touched: &mut Touched) -> bool {
         let pod = self.plugged.remove(sandbox);
-        pod.is_some_and(|name| self.claims_changed(&name))
+        pod.is_some_and(|name| self.claims_changed(&name, touched))
     }
 
     /// The pod of this name as the API shows it, taken in again.
-    fn claims_changed(&mut self, name: &ObjectName) -> bool {
+    fn claims_changed(&mut self, name: &ObjectName, touched: &mut Touched) -> bool {
         let Some(pod) = self.pod(name).cloned() else { return false };
         let pod = self.plugged.take_from(pod);
-        self.upsert_pod(pod)
+        self.upsert_pod(pod, touched)
     }
 
-    fn put_pod(&mut self, pod: Pod) -> bool {
-        if self.pod(&pod.name) == Some(&pod) {
-            return false;
-        }
-        let same = self.pod(&pod.name).is_some_and(|old| old.uid == pod.uid);
-        if same {
-            self.remove_pod(&pod.name);
-            self.unplugged.retain(|(address, owner)| *owner != id(&pod) || pod.addresses.contains(address));
-        } else {
+    fn put_pod(&mut self, pod: Pod) {
+        match self.pod(&pod.name).filter(|old| old.uid == pod.uid) {
+            Some(old) => {
+                let left: Vec<IpAddr> =
+                    old.addresses.iter().filter(|address| !pod.addresses.contains(address)).copied().collect();
+                self.plug(&left, &pod);
+                self.remove_pod(&pod.name);
+            }
             // Another pod under the name: the first one is gone without a word.
-            self.delete_pod(&pod.name);
+            None => self.bury_pod(&pod.name),
         }
         self.ghosts.remove(&id(&pod));
         self.insert_pod(pod);
-        true
+    }
+
+    /// What was known of the interfaces of these addresses of a pod is no longer of use.
+    fn plug(&mut self, addresses: &[IpAddr], pod: &Pod) {
+        if !self.unplugged.is_empty() {
+            for address in addresses {
+                self.unplugged.remove(&(*address, id(pod)));
+            }
+        }
     }
 
     fn insert_pod(&mut self, pod: Pod) {
-        let addresses = pod.addresses.clone();
-        let pod = Arc::new(Pod { labels: self.labels.share(&pod.labels), ..pod });
+        let pod = Arc::new(self.shared.share(pod));
         let claims = if pod.host_network { &mut self.on_hosts } else { &mut self.claims };
-        for address in &addresses {
-            claims.entry(*address).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&pod));
-        }
-        self.pods.insert(ByName(pod));
-        for address in addresses {
-            self.lay_overtaken_ghost(address);
-        }
-    }
-
-    fn remove_pod(&mut self, name: &ObjectName) -> Option<Pod> {
-        let ByName(pod) = self.pods.take(name)?;
-        let all = if pod.host_network { &mut self.on_hosts } else { &mut self.claims };
         for address in &pod.addresses {
-            if let Some(claims) = all.get_mut(address) {
-                claims.retain(|claim| claim.name != *name);
-                if claims.is_empty() {
-                    all.remove(address);
-                }
-            }
+            claims.insert(*address, &pod);
         }
-        Some(Arc::unwrap_or_clone(pod))
+        self.pods.insert(ByName(Arc::clone(&pod)));
+        for address in &pod.addresses {
+            self.lay_overtaken_ghost(*address);
+        }
     }
 
-    fn delete_pod(&mut self, name: &ObjectName) -> bool {
-        let Some(pod) = self.pod(name) else { return false };
-        let local = self.is_local(pod);
-        let mut held = self.owned_addresses(pod);
-        held.retain(|address| local && !self.is_unplugged(*address, pod));
-        let Some(pod) = self.remove_pod(name) else { return false };
-        self.plugged.pod_gone(name);
-        self.unplugged.retain(|(_, owner)| *owner != id(&pod));
-        if !held.is_empty() {
-            self.ghosts.insert(id(&pod), Pod { addresses: held, lifetime: Lifetime::Terminal, ..pod });
+    fn remove_pod(&mut self, name: &ObjectName) -> Option<Arc<Pod>> {
+        let ByName(pod) = self.pods.take(name)?;
+        let claims = if pod.host_network { &mut self.on_hosts } else { &mut self.claims };
+        for address in &pod.addresses {
+            claims.remove(*address, name);
         }
+        Some(pod)
+    }
+
+    fn delete_pod(&mut self, name: &ObjectName, touched: &mut Touched) -> bool {
+        let Some(pod) = self.pod(name) else { return false };
+        let addresses = distinct(pod.addresses.iter().copied());
+        self.around(&addresses, touched, |index| index.bury_pod(name));
+        self.plugged.pod_gone(name);
+        self.forget_policies_without_pods(&name.namespace, touched);
         true
+    }
+
+    /// Takes a pod out of the API; what it still holds of this node it holds as a ghost.
+    fn bury_pod(&mut self, name: &ObjectName) {
+        let Some(pod) = self.pod(name) else { return };
+        let mut held = if self.is_local(pod) { self.owned_addresses(pod) } else { Vec::new() };
+        held.retain(|address| !self.is_unplugged(*address, pod));
+        let Some(pod) = self.remove_pod(name) else { return };
+        self.plug(&pod.addresses, &pod);
+        if !held.is_empty() {
+            let pod = Arc::unwrap_or_clone(pod);
+            self.ghosts.insert(Pod { addresses: held, lifetime: Lifetime::Terminal, ..pod });
+        }
     }
 
     /// A ghost loses an address that a pod with a better claim has.
     fn lay_overtaken_ghost(&mut self, address: IpAddr) {
-        let overtaken = match (self.ghost(address), self.owner(address)) {
+        let overtaken = match (self.ghosts.at(address), self.owner(address)) {
             (Some(ghost), Some(owner)) => rank(owner) < rank(ghost),
             _ => false,
         };
         if overtaken {
-            self.lay_ghost(address);
+            self.ghosts.lay(address);
         }
     }
 
-    fn lay_ghost(&mut self, address: IpAddr) -> bool {
-        let Some(ghost) = self.ghosts.values_mut().find(|ghost| ghost.addresses.contains(&address)) else {
-            return false;
-        };
-        ghost.addresses.retain(|held| *held != address);
-        self.ghosts.retain(|_, ghost| !ghost.addresses.is_empty());
-        true
-    }
-
-    fn interface_gone(&mut self, address: IpAddr) -> bool {
-        if self.lay_ghost(address) {
+    fn interface_gone(&mut self, address: IpAddr, touched: &mut Touched) -> bool {
+        if let Some(ghost) = self.ghosts.at(address) {
+            let namespace = ghost.name.namespace.clone();
+            self.around(&[address], touched, |index| index.ghosts.lay(address));
+            self.forget_policies_without_pods(&namespace, touched);
             return true;
         }
         let Some(owner) = self.owner(address).filter(|owner| self.is_local(owner)) else { return false };
         let (terminal, owner) = (owner.lifetime == Lifetime::Terminal, id(owner));
-        self.unplugged.insert((address, owner)) && terminal
+        self.around(&[address], touched, |index| index.unplugged.insert((address, owner))) && terminal
     }
 
-    fn upsert_namespace(&mut self, namespace: Namespace) -> bool {
-        let old = self.namespaces.insert(namespace.name.clone(), namespace.clone());
-        old.is_none_or(|old| old != namespace)
+    fn upsert_namespace(&mut self, namespace: Namespace, touched: &mut Touched) -> bool {
+        let name = namespace.name.clone();
+        if self.namespaces.get(&name) == Some(&namespace) {
+            return false;
+        }
+        self.policies.audit(&name, namespace.mode == Mode::Audit);
+        self.namespaces.insert(name.clone(), namespace);
+        self.forget_policies_without_pods(&name, touched);
+        touched.namespaces.push(name);
+        true
     }
 
-    fn upsert_policy(&mut self, policy: Policy) -> bool {
-        let kept = self.going.remove(&policy.name);
-        let old = self.policies.insert(policy.name.clone(), policy.clone()).or(kept);
-        old.is_none_or(|old| old != policy)
+    fn delete_namespace(&mut self, name: String, touched: &mut Touched) -> bool {
+        let known = self.namespaces.remove(&name).is_some();
+        if known {
+            self.policies.audit(&name, false);
+            self.forget_policies_without_pods(&name, touched);
+            touched.namespaces.push(name);
+        }
+        known
     }
 
-    fn delete_policy(&mut self, name: &ObjectName) -> bool {
-        let Some(policy) = self.policies.remove(name) else { return false };
+    fn upsert_policy(&mut self, policy: Policy, touched: &mut Touched) -> bool {
+        let name = policy.name.clone();
+        let changed = self.policies.insert(policy);
+        if changed {
+            touched.policies.push(name);
+        }
+        changed
+    }
+
+    fn delete_policy(&mut self, name: ObjectName, touched: &mut Touched) -> bool {
         let going = self.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.terminating);
         let kept = going && !self.forget_going && self.is_inhabited(&name.namespace);
-        if kept {
-            self.going.insert(name.clone(), policy);
+        let changed = self.policies.remove(&name, kept);
+        if changed {
+            touched.policies.push(name);
         }
-        !kept
+        changed
     }
 
     fn is_inhabited(&self, namespace: &str) -> bool {
         let first = self.pods.range(ObjectName::new(namespace, "")..).next();
-        first.is_some_and(|pod| pod.0.name.namespace == namespace)
-            || self.ghosts.keys().any(|(name, _)| name.namespace == namespace)
+        first.is_some_and(|pod| pod.0.name.namespace == namespace) || self.ghosts.are_in(namespace)
     }
 
-    /// A namespace that is empty, or that is there again and stays, no longer keeps its deleted policies.
-    fn forget_policies_without_pods(&mut self) {
-        let mut going = std::mem::take(&mut self.going);
-        going.retain(|name, _| {
-            let stays = self.namespaces.get(&name.namespace).is_some_and(|namespace| !namespace.terminating);
-            !stays && self.is_inhabited(&name.namespace)
-        });
-        self.going = going;
+    /// A namespace that is empty, or that is there again and stays, no longer keeps its deleted policies. Only this one
+    /// and those whose pods were touched can have become so.
+    fn forget_policies_without_pods(&mut self, namespace: &str, touched: &mut Touched) {
+        if !self.policies.keeps_any() {
+            return;
+        }
+        let others = touched.subjects.iter().map(|name| name.namespace.as_str());
+        let namespaces: BTreeSet<String> = others.chain([namespace]).map(str::to_owned).collect();
+        for namespace in namespaces {
+            let stays = self.namespaces.get(&namespace).is_some_and(|namespace| !namespace.terminating);
+            if stays || !self.is_inhabited(&namespace) {
+                touched.policies.extend(self.policies.forget(&namespace));
+            }
+        }
     }
 }
 
@@ -432,23 +526,15 @@ fn id(pod: &Pod) -> PodId {
     (pod.name.clone(), pod.uid.clone())
 }
 
-/// The objects of a namespace; a map by name keeps them side by side.
-fn in_namespace<'a, 'n, T>(
-    objects: &'a BTreeMap<ObjectName, T>,
-    namespace: &'n str,
-) -> impl Iterator<Item = &'a T> + use<'a, 'n, T> {
-    objects
-        .range(ObjectName::new(namespace, "")..)
-        .take_while(move |(name, _)| name.namespace == namespace)
-        .map(|(_, object)| object)
+/// Sorted, each once.
+fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = addresses.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 /// The keys that are known and not listed.
-fn missing<K: Ord + Clone, V>(known: &BTreeMap<K, V>, listed: &BTreeMap<K, V>) -> std::vec::IntoIter<K> {
+fn missing<K: Ord + Clone, V, L>(known: &BTreeMap<K, V>, listed: &BTreeMap<K, L>) -> std::vec::IntoIter<K> {
     known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect::<Vec<_>>().into_iter()
 }
-
-#[cfg(test)]
-mod claim_tests;
-#[cfg(test)]
-mod tests;

@@ -4,15 +4,17 @@
 //! always holds: the same answer as the ruleset of the same policy gives a new connection, down to the rule that allows; the
 //! way back is not asked for, replies go with their connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use imbl::OrdSet;
 use ipnetwork::IpNetwork;
 
 use crate::effective::{
-    Effective, EffectivePod, EffectiveRule, EndpointKey, Fallback, Isolation, PeerMatch, PortMatch, RuleIdentity,
-    RuleMatch,
+    Addresses, Effective, EffectivePod, EffectiveRule, Endpoint, Fallback, Isolation, PeerMatch, PortMatch,
+    RuleIdentity, RuleMatch,
 };
 use crate::ids::Origin;
 use crate::object::{ObjectName, Protocol};
@@ -96,13 +98,13 @@ struct WalkRule<'a> {
 /// One alternative of a rule.
 enum WalkMatch<'a> {
     Peer(WalkPeer<'a>, &'a PortMatch),
-    Endpoint(&'a BTreeSet<(IpAddr, Protocol, u16)>),
+    Endpoint(Option<&'a OrdSet<Endpoint>>),
 }
 
 /// The other side's address.
 enum WalkPeer<'a> {
     Any,
-    Pods(&'a BTreeSet<IpAddr>),
+    Pods(Option<&'a Addresses>),
     Blocks(&'a [IpNetwork]),
 }
 
@@ -110,12 +112,12 @@ impl<'a> Judge<'a> {
     /// A judge of this policy; `own_node_egress` is [`crate::compile::Layout::own_node_egress`].
     pub fn new(effective: &'a Effective, own_node_egress: bool) -> Self {
         let by_address = effective
-            .pods
-            .iter()
+            .pods()
+            .values()
             .enumerate()
             .flat_map(|(position, pod)| pod.addresses.iter().map(move |address| (*address, position)))
             .collect();
-        let pods = effective.pods.iter().map(|pod| Judged::new(effective, pod)).collect();
+        let pods = effective.pods().values().map(|pod| Judged::new(effective, pod)).collect();
         Self { pods, by_address, own_node_egress, ranges: None }
     }
 
@@ -187,7 +189,7 @@ enum Decided<'a> {
 impl<'a> Walk<'a> {
     fn new(effective: &'a Effective, isolation: &'a Isolation) -> Self {
         // Audited rules forbid nothing; what would be dropped passes.
-        let decides = |rule: &&EffectiveRule| {
+        let decides = |rule: &&Arc<EffectiveRule>| {
             isolation.default == Fallback::Deny || rule.tier != Tier::NetworkPolicy || rule.action == Action::Accept
         };
         Self {
@@ -227,19 +229,14 @@ impl<'a> WalkRule<'a> {
     }
 }
 
-/// The sets of keys that [`Effective`] does not hold: it always does, and nothing matches where it would not.
-static NO_ADDRESSES: BTreeSet<IpAddr> = BTreeSet::new();
-static NO_ENDPOINTS: BTreeSet<(IpAddr, Protocol, u16)> = BTreeSet::new();
-
+/// [`Effective`] holds every set that a rule names; nothing matches where it would not.
 impl<'a> WalkMatch<'a> {
     fn new(effective: &'a Effective, alternative: &'a RuleMatch) -> Self {
         match alternative {
-            RuleMatch::Endpoint(key) => Self::Endpoint(endpoints(&effective.endpoints, key)),
+            RuleMatch::Endpoint(key) => Self::Endpoint(effective.endpoints.get(key)),
             RuleMatch::Peer(PeerMatch::Any, port) => Self::Peer(WalkPeer::Any, port),
             RuleMatch::Peer(PeerMatch::Blocks(blocks), port) => Self::Peer(WalkPeer::Blocks(blocks), port),
-            RuleMatch::Peer(PeerMatch::Pods(peer), port) => {
-                Self::Peer(WalkPeer::Pods(effective.peers.get(peer).unwrap_or(&NO_ADDRESSES)), port)
-            }
+            RuleMatch::Peer(PeerMatch::Pods(peer), port) => Self::Peer(WalkPeer::Pods(effective.peers.get(peer)), port),
         }
     }
 
@@ -248,24 +245,19 @@ impl<'a> WalkMatch<'a> {
             Self::Peer(peer, port) => peer.contains(other) && port_matches(port, flow),
             Self::Endpoint(endpoints) => {
                 let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol);
-                protocol.zip(flow.port).is_some_and(|(protocol, port)| endpoints.contains(&(other, protocol, port)))
+                let endpoint = protocol.zip(flow.port);
+                let endpoint = endpoint.map(|(protocol, port)| Endpoint { address: other, protocol, port });
+                endpoints.zip(endpoint).is_some_and(|(endpoints, endpoint)| endpoints.contains(&endpoint))
             }
         }
     }
-}
-
-fn endpoints<'a>(
-    endpoints: &'a BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
-    key: &EndpointKey,
-) -> &'a BTreeSet<(IpAddr, Protocol, u16)> {
-    endpoints.get(key).unwrap_or(&NO_ENDPOINTS)
 }
 
 impl WalkPeer<'_> {
     fn contains(&self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
-            Self::Pods(addresses) => addresses.contains(&address),
+            Self::Pods(addresses) => addresses.is_some_and(|addresses| addresses.contains(address)),
             Self::Blocks(blocks) => blocks.iter().any(|block| block.contains(address)),
         }
     }
@@ -283,9 +275,8 @@ fn port_matches(port: &PortMatch, flow: &Flow) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::effective::EndpointKey;
     use crate::testing::{flow, ip, object_name};
 
     const SOURCE: &str = "10.0.0.1";
@@ -314,10 +305,10 @@ mod tests {
         let pod = EffectivePod {
             name: object_name("x/a"),
             addresses: vec![ip(POD)],
-            ingress: Isolation { default, policies: Vec::new(), rules: rules.to_vec() },
+            ingress: Isolation { default, policies: Vec::new(), rules: rules.iter().cloned().map(Arc::new).collect() },
             egress: Isolation::default(),
         };
-        let effective = Effective { pods: vec![pod], ..Effective::default() };
+        let effective = Effective::from_iter([pod]);
         Judge::new(&effective, true).judge(&flow(SOURCE, POD, &format!("tcp/{port}"))).is_allowed()
     }
 
@@ -364,7 +355,9 @@ mod tests {
             pods: crate::policy::Selector::default(),
         };
         let key = EndpointKey { peer: PeerMatch::Any, protocol: Protocol::Tcp, port: "web".into() };
-        for alternative in [RuleMatch::Peer(PeerMatch::Pods(peer), PortMatch::Any), RuleMatch::Endpoint(key)] {
+        for alternative in
+            [RuleMatch::Peer(PeerMatch::Pods(Arc::new(peer)), PortMatch::Any), RuleMatch::Endpoint(Arc::new(key))]
+        {
             let rule = EffectiveRule { matches: vec![alternative], ..rule(Tier::NetworkPolicy, Action::Accept, 1) };
             assert!(!allowed(Fallback::Deny, &[rule], 1));
         }

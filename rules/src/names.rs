@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+use crate::ruleset::Name;
+
 /// Longest name made here, in bytes; the kernel takes 255 (NFT_NAME_MAXLEN), people much less.
 pub const NAME_MAX: usize = 64;
 
@@ -25,8 +27,13 @@ pub fn hash(identity: &str) -> String {
 }
 
 /// `kind-hash-human`, cut to [`NAME_MAX`]; characters that nft does not take in a bare word become `_`.
-pub fn name(kind: &str, identity: &str, human: &str) -> String {
-    let mut name = format!("{kind}-{}-", hash(identity));
+pub fn name(kind: &str, identity: &str, human: &str) -> Name {
+    hashed(kind, &hash(identity), human)
+}
+
+/// The same with a hash that is known.
+pub fn hashed(kind: &str, hash: &str, human: &str) -> Name {
+    let mut name = format!("{kind}-{hash}-");
     let room = NAME_MAX.saturating_sub(name.len());
     name.extend(
         human
@@ -34,7 +41,7 @@ pub fn name(kind: &str, identity: &str, human: &str) -> String {
             .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.') { c } else { '_' })
             .take(room),
     );
-    name
+    name.into()
 }
 
 /// A comment that fits: text of nft's printable characters, cut at [`COMMENT_MAX`] with `...` where it is longer.

@@ -140,7 +140,7 @@ pub struct Pod {
     /// metadata.creationTimestamp as RFC 3339 text in UTC: compares as text.
     pub created: String,
     /// Named ports of its containers and of its init containers with restartPolicy Always.
-    pub ports: Vec<NamedPort>,
+    pub ports: Arc<[NamedPort]>,
 }
 
 impl Pod {

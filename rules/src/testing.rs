@@ -49,7 +49,7 @@ impl Cluster {
     }
 
     pub fn pod(&self, name: &str) -> Option<EffectivePod> {
-        self.effective().pods.into_iter().find(|pod| pod.name == object_name(name))
+        self.effective().pods().get(&object_name(name)).map(|pod| EffectivePod::clone(pod))
     }
 
     /// Whether a flow may run: `tcp/80`, `udp/53`, `sctp/9`, `icmp`.

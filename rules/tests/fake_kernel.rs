@@ -55,14 +55,14 @@ fn chain_name(random: &mut Random) -> String {
 fn shape(name: &str) -> Set {
     let kind = if name.starts_with('m') { SetKind::VerdictMap } else { SetKind::Set };
     let (key, interval) = if name.ends_with('r') { (KeyType::Ipv4Addr, true) } else { (KeyType::Ipv4Addr, false) };
-    Set { kind, key: vec![key], interval, size: None, comment: String::new(), elements: BTreeMap::new() }
+    Set { interval, ..Set::of(kind, vec![key]) }
 }
 
 fn verdict(random: &mut Random) -> Verdict {
     match random.below(4) {
         0 => Verdict::Drop,
-        1 => Verdict::Goto(chain_name(random)),
-        _ => Verdict::Jump(chain_name(random)),
+        1 => Verdict::Goto(chain_name(random).into()),
+        _ => Verdict::Jump(chain_name(random).into()),
     }
 }
 
@@ -79,9 +79,9 @@ fn elements(random: &mut Random, set: &str) -> BTreeMap<Element, Datum> {
 fn rule(random: &mut Random) -> Rule {
     let key = vec![Field::IpSaddr];
     let exprs = match random.below(5) {
-        0 => vec![Expr::Counter(random.pick(&["n1", "n2"]).to_string())],
+        0 => vec![Expr::Counter(random.pick(&["n1", "n2"]).into())],
         1 => vec![Expr::Vmap { key, map: "m1".into() }],
-        2 => vec![Expr::Lookup { key, set: random.pick(&["s1", "s2r"]).to_string() }],
+        2 => vec![Expr::Lookup { key, set: random.pick(&["s1", "s2r"]).into() }],
         _ => vec![Expr::Verdict(verdict(random))],
     };
     Rule { exprs, comment: String::new() }
@@ -94,17 +94,19 @@ fn random_op(random: &mut Random) -> Op {
     op(match random.below(22) {
         0..=2 => {
             let name = chain_name(random);
-            OpKind::AddChain { hook: hook(&name), name, comment: String::new() }
+            OpKind::AddChain { hook: hook(&name), name: name.into(), comment: String::new() }
         }
-        3 => OpKind::DeleteChain(chain_name(random)),
-        4 => OpKind::FlushChain(chain_name(random)),
-        5..=9 => OpKind::AddRule { chain: chain_name(random), rule: rule(random) },
-        10..=11 => OpKind::AddSet { set: shape(&set), name: set },
-        12 => OpKind::DeleteSet(set),
-        13..=16 => OpKind::AddElements { elements: elements(random, &set), set },
-        17..=18 => OpKind::DeleteElements { elements: elements(random, &set), set },
-        19..=20 => OpKind::AddCounter { name: counter, comment: String::new(), start: CounterValue::default() },
-        _ => OpKind::DeleteCounter(counter),
+        3 => OpKind::DeleteChain(chain_name(random).into()),
+        4 => OpKind::FlushChain(chain_name(random).into()),
+        5..=9 => OpKind::AddRule { chain: chain_name(random).into(), rule: rule(random) },
+        10..=11 => OpKind::AddSet { set: shape(&set), name: set.into() },
+        12 => OpKind::DeleteSet(set.into()),
+        13..=16 => OpKind::AddElements { elements: elements(random, &set), set: set.into() },
+        17..=18 => OpKind::DeleteElements { elements: elements(random, &set), set: set.into() },
+        19..=20 => {
+            OpKind::AddCounter { name: counter.into(), comment: String::new().into(), start: CounterValue::default() }
+        }
+        _ => OpKind::DeleteCounter(counter.into()),
     })
 }
 
@@ -148,7 +150,7 @@ fn refusal(ops: impl IntoIterator<Item = OpKind>) -> Option<Reason> {
         add("base", Some(BaseHook { hook: Hook::Forward, priority: 0 })),
         add("c1", None),
         OpKind::AddSet { name: "s1".into(), set: shape("s1") },
-        OpKind::AddCounter { name: "n1".into(), comment: String::new(), start: CounterValue::default() },
+        OpKind::AddCounter { name: "n1".into(), comment: String::new().into(), start: CounterValue::default() },
     ];
     fake.commit(&start.map(op)).expect("the start is valid");
     let before = fake.clone();
@@ -189,10 +191,11 @@ fn what_cannot_be_is_refused_with_its_reason() {
 #[test]
 fn chains_nest_fifteen_jumps_deep() {
     let ladder = |steps: usize| {
-        let add = |step: usize| OpKind::AddChain { name: format!("d{step}"), hook: None, comment: String::new() };
+        let add =
+            |step: usize| OpKind::AddChain { name: format!("d{step}").into(), hook: None, comment: String::new() };
         let jump = |from: String, step: usize| OpKind::AddRule {
-            chain: from,
-            rule: Rule { exprs: vec![Expr::Verdict(Verdict::Goto(format!("d{step}")))], comment: String::new() },
+            chain: from.into(),
+            rule: Rule { exprs: vec![Expr::Verdict(Verdict::Goto(format!("d{step}").into()))], comment: String::new() },
         };
         let mut ops: Vec<OpKind> = (0..steps).map(add).collect();
         ops.push(jump("base".into(), 0));

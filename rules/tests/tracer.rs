@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use flatfell_rules::ruleset::{
-    BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Rule, Ruleset, Set,
-    SetKind, Table, TableId, Value, Verdict,
+    BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Name, Rule, Ruleset,
+    Set, SetKind, Table, TableId, Value, Verdict,
 };
 use flatfell_rules::sim::tracer::{Flow, Packet, trace};
 
@@ -41,7 +41,7 @@ fn ruleset<'a>(chains: impl IntoIterator<Item = (&'a str, Chain)>, sets: Vec<(&s
     let table = Table {
         chains: chains.into_iter().map(|(name, chain)| (name.to_string(), chain)).collect(),
         sets: sets.into_iter().map(|(name, set)| (name.to_string(), set)).collect(),
-        counters: BTreeMap::from([("n".to_string(), Counter { comment: "all".into() })]),
+        counters: [(Name::from("n"), Counter { comment: "all".into() })].into_iter().collect(),
     };
     Ruleset { tables: BTreeMap::from([(TableId { family: Family::Inet, name: "t".into() }, table)]) }
 }

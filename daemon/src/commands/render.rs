@@ -5,7 +5,6 @@
 //! and generations are those of a node that just started.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use flatfell_rules::compile::{Layout, compile};
 use flatfell_rules::effective::evaluate;
@@ -26,7 +25,7 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
         eprintln!("{problem}");
     }
     let effective = evaluate(&index(&directory, &args.node));
-    if effective.pods.is_empty() {
+    if effective.pods().is_empty() {
         eprintln!("no pod with an address has spec.nodeName {}", args.node);
     }
     let layout = Layout {
@@ -34,7 +33,7 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
         pod_ranges: ranges(&args.ranges),
         own_node_egress: args.own_node_egress == OwnNodeEgress::Enforce,
         flow_log: args.flows.flow_log(),
-        ids: Arc::new(Ids::fresh(&effective)),
+        ids: Ids::fresh(&effective),
         ..Layout::default()
     };
     let ruleset = compile(&effective, &layout).ruleset;

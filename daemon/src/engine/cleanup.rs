@@ -44,7 +44,7 @@ impl Cleanup {
         let mut switched = Switched::default();
         have.tables.values().for_each(|table| switched.extend(Switched::of(table)));
         let flags = switch_off(&switched)?;
-        for step in diff(&have, Ruleset::default()).steps() {
+        for step in diff(&have.clone().into(), Ruleset::default()).steps() {
             kernel.commit(step)?;
         }
         if !have.tables.is_empty()

@@ -4,15 +4,14 @@
 //! counters mean. Out: totals. What always holds: who asks makes no transaction wait for a dump; what was dumped before the engine remade
 //! or read counters is not taken in after it, for an older value would look like a counter that fell.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{CounterMeaning, Slot};
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::compile::{Meanings, Slot};
+use flatfell_rules::ruleset::{CounterValue, Name};
 
 use super::{CounterSnapshot, EngineError};
 use crate::kernel::Kernel;
@@ -29,7 +28,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 struct Books {
     totals: Totals,
     slot: Slot,
-    meanings: Arc<BTreeMap<String, CounterMeaning>>,
+    meanings: Meanings,
+    places: Places,
     /// Whether the engine is about to remake counters.
     is_closed: bool,
     /// How often the engine has closed or written the books: what was dumped under another number is old.
@@ -37,6 +37,14 @@ struct Books {
     /// When values were taken in last.
     read: Instant,
     fault: Option<String>,
+}
+
+/// Where the totals of some meanings are.
+#[derive(Default)]
+struct Places {
+    meanings: Meanings,
+    edition: u64,
+    places: Vec<Option<usize>>,
 }
 
 /// The one place where counters are added up.
@@ -74,7 +82,8 @@ impl Counting {
         let books = Books {
             totals,
             slot: Slot::A,
-            meanings: Arc::default(),
+            meanings: Meanings::new(),
+            places: Places::default(),
             is_closed: true,
             edition: 0,
             read: Instant::now(),
@@ -107,7 +116,7 @@ impl Counting {
         (!books.is_closed).then_some((books.slot, books.edition))
     }
 
-    fn take_in_if(&self, edition: u64, values: &BTreeMap<String, CounterValue>) -> bool {
+    fn take_in_if(&self, edition: u64, values: &[(Name, CounterValue)]) -> bool {
         let mut books = self.books();
         let is_current = books.edition == edition;
         if is_current {
@@ -117,16 +126,17 @@ impl Counting {
     }
 
     fn snapshot(&self) -> CounterSnapshot {
-        let books = self.books();
-        CounterSnapshot {
-            totals: books.totals.of(books.meanings.keys()),
-            meanings: Arc::clone(&books.meanings),
-            read: Some(books.read),
+        let mut books = self.books();
+        let Books { totals, meanings, places, .. } = &mut *books;
+        if !places.meanings.ptr_eq(meanings) || places.edition != totals.edition() {
+            let (edition, found) = (totals.edition(), totals.places(meanings.keys()));
+            *places = Places { meanings: meanings.clone(), edition, places: found };
         }
+        CounterSnapshot { totals: totals.of(&places.places), meanings: meanings.clone(), read: Some(books.read) }
     }
 
     /// The engine's thread has read these.
-    pub(super) fn take_in(&self, values: &BTreeMap<String, CounterValue>) {
+    pub(super) fn take_in(&self, values: &[(Name, CounterValue)]) {
         let mut books = self.books();
         books.edition += 1;
         books.take_in(values);
@@ -140,7 +150,7 @@ impl Counting {
     }
 
     /// These tables are in force, and their counters mean this.
-    pub(super) fn begin(&self, slot: Slot, meanings: Arc<BTreeMap<String, CounterMeaning>>) {
+    pub(super) fn begin(&self, slot: Slot, meanings: Meanings) {
         let mut books = self.books();
         books.edition += 1;
         books.is_closed = false;
@@ -175,7 +185,7 @@ impl Counting {
 }
 
 impl Books {
-    fn take_in(&mut self, values: &BTreeMap<String, CounterValue>) {
+    fn take_in(&mut self, values: &[(Name, CounterValue)]) {
         let taken = self.totals.read(values);
         self.note(taken);
         self.read = Instant::now();
@@ -187,7 +197,7 @@ impl Books {
 }
 
 /// The counters of a slot's tables.
-pub(super) fn dump(kernel: &mut Kernel, slot: Slot) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
+pub(super) fn dump(kernel: &mut Kernel, slot: Slot) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
     let mut values = kernel.counters(&slot.inet())?;
     values.extend(kernel.counters(&slot.bridge())?);
     Ok(values)
@@ -199,11 +209,17 @@ fn not_carried(error: &TotalsError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use flatfell_rules::compile::CounterMeaning;
+
     use super::*;
     use crate::testing::in_namespace;
 
-    fn values(packets: u64) -> BTreeMap<String, CounterValue> {
-        [("c".to_owned(), CounterValue { packets, bytes: 0 })].into()
+    fn values(packets: u64) -> [(Name, CounterValue); 1] {
+        [("c".into(), CounterValue { packets, bytes: 0 })]
+    }
+
+    fn meanings() -> Meanings {
+        Meanings::unit("c".into(), Arc::new(CounterMeaning::Unattributed))
     }
 
     fn total(counting: &Counting) -> Option<u64> {
@@ -214,8 +230,7 @@ mod tests {
     fn a_dump_from_before_the_engines_own_is_not_taken_in() {
         let counting = Counting::open(None);
         assert_eq!(counting.edition(), None, "nothing is in force");
-        let meanings = [("c".to_owned(), CounterMeaning::Unattributed)];
-        counting.begin(Slot::A, Arc::new(meanings.into()));
+        counting.begin(Slot::A, meanings());
         let (_, edition) = counting.edition().expect("open");
         // Dumped, then the engine reads more before the dump is taken in.
         counting.take_in(&values(105));
@@ -235,8 +250,7 @@ mod tests {
     fn who_asks_while_the_engine_writes_gets_what_was_read_before() {
         in_namespace(|| {
             let counting = Arc::new(Counting::open(None));
-            let meanings = [("c".to_owned(), CounterMeaning::Unattributed)];
-            counting.begin(Slot::A, Arc::new(meanings.into()));
+            counting.begin(Slot::A, meanings());
             counting.take_in(&values(7));
             counting.close();
             let before = Instant::now();

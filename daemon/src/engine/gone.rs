@@ -1,106 +1,127 @@
 //! Counters whose rule, pod or policy is gone, kept for a while: whoever comes back goes on counting, and what was counted last
 //! is still read.
 //!
-//! In: the counters that the kernel has and those that policy wants. Out: wanted tables that keep the others. What always holds: a
-//! counter is kept for the time that is configured and no longer, and no more than [`GONE_MAX`] are; no rule leads to one.
+//! In: the counters that policy wants, one turn after the other, and those found in the kernel. Out: the same with the others beside them.
+//! What always holds: a counter is kept for the time that is configured and no longer, and no more than [`GONE_MAX`] are; no rule leads
+//! to one; a turn costs what differs from the one before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::CounterMeaning;
-use flatfell_rules::ruleset::{Counter, Family, Ruleset, Table};
+use flatfell_rules::compile::Meanings;
+use flatfell_rules::ruleset::{Counter, Family, Name, Ruleset};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 /// Counters that are kept at most; the oldest go first.
 const GONE_MAX: usize = 10_000;
 
-/// A counter that nothing counts in.
-struct Gone {
-    since: Instant,
-    counter: Counter,
-    /// What it counted, where this process knew it.
-    meaning: Option<CounterMeaning>,
+/// Counters, and what they mean as far as this process knew them.
+#[derive(Clone, Default)]
+pub(super) struct Counters {
+    pub(super) all: OrdMap<Name, Counter>,
+    pub(super) meanings: Meanings,
 }
 
 /// All of them.
 pub(super) struct GoneCounters {
     keep: Duration,
-    gone: BTreeMap<String, Gone>,
+    /// What policy wanted last.
+    wanted: Counters,
+    /// That, and what is kept beside it.
+    kept: Counters,
+    /// When nothing wanted them any more.
+    gone: BTreeMap<Name, Instant>,
+    /// In that order; one that came back may still be here.
+    by_age: VecDeque<(Instant, Name)>,
 }
 
 impl GoneCounters {
     /// None yet; each is kept for this time.
     pub(super) fn new(keep: Duration) -> Self {
-        Self { keep, gone: BTreeMap::new() }
+        let (wanted, kept) = Default::default();
+        Self { keep, wanted, kept, gone: BTreeMap::new(), by_age: VecDeque::new() }
     }
 
-    /// Has a wanted table keep what the kernel has and nothing wants, with what it meant `before`.
-    pub(super) fn keep_in(
-        &mut self,
-        want: (&mut Table, &mut BTreeMap<String, CounterMeaning>),
-        have: &Ruleset,
-        before: &BTreeMap<String, CounterMeaning>,
-        now: Instant,
-    ) {
-        let (table, meanings) = want;
-        self.gone.retain(|name, _| !table.counters.contains_key(name));
-        let keep = self.keep;
-        let expired: BTreeMap<String, Gone> = self.gone.extract_if(.., |_, gone| gone.since + keep <= now).collect();
+    /// Takes in what the kernel was found to have: what nobody wants of it is kept from now on.
+    pub(super) fn find(&mut self, have: &Ruleset, now: Instant) {
         let counters = have.tables.iter().filter(|(id, _)| id.family == Family::Inet);
         for (name, counter) in counters.flat_map(|(_, table)| &table.counters) {
-            let is_new = !self.gone.contains_key(name) && !expired.contains_key(name);
-            if is_new && !table.counters.contains_key(name) && !keep.is_zero() {
-                let meaning = before.get(name).cloned();
-                self.gone.insert(name.clone(), Gone { since: now, counter: counter.clone(), meaning });
+            if !self.kept.all.contains_key(name) && !self.keep.is_zero() {
+                self.kept.all.insert(name.clone(), counter.clone());
+                self.is_gone(name.clone(), now);
             }
-        }
-        self.drop_the_oldest();
-        for (name, Gone { counter, meaning, .. }) in &self.gone {
-            table.counters.insert(name.clone(), counter.clone());
-            meanings.extend(meaning.clone().map(|meaning| (name.clone(), meaning)));
         }
     }
 
-    fn drop_the_oldest(&mut self) {
-        let surplus = self.gone.len().saturating_sub(GONE_MAX);
-        let mut by_age: Vec<(Instant, String)> = match surplus {
-            0 => return,
-            _ => self.gone.iter().map(|(name, gone)| (gone.since, name.clone())).collect(),
-        };
-        by_age.sort();
-        by_age.iter().take(surplus).for_each(|(_, name)| {
-            self.gone.remove(name);
-        });
+    /// What is wanted now, and what is kept beside it.
+    pub(super) fn beside(&mut self, wanted: Counters, now: Instant) -> Counters {
+        let before = std::mem::replace(&mut self.wanted, wanted.clone());
+        for item in before.all.diff(&wanted.all) {
+            match item {
+                DiffItem::Add(name, counter) | DiffItem::Update { new: (name, counter), .. } => {
+                    self.gone.remove(name);
+                    self.kept.all.insert(name.clone(), counter.clone());
+                }
+                DiffItem::Remove(name, _) => self.is_gone(name.clone(), now),
+            }
+        }
+        for item in before.meanings.diff(&wanted.meanings) {
+            if let DiffItem::Add(name, meaning) | DiffItem::Update { new: (name, meaning), .. } = item {
+                self.kept.meanings.insert(name.clone(), meaning.clone());
+            }
+        }
+        self.drop_the_oldest(now);
+        self.kept.clone()
+    }
+
+    fn is_gone(&mut self, name: Name, now: Instant) {
+        self.by_age.push_back((now, name.clone()));
+        self.gone.insert(name, now);
+    }
+
+    fn drop_the_oldest(&mut self, now: Instant) {
+        let Self { keep, kept, gone, by_age, .. } = self;
+        while let Some((since, name)) = by_age.pop_front_if(|(since, _)| *since + *keep <= now || gone.len() > GONE_MAX)
+        {
+            if gone.get(&name) == Some(&since) {
+                gone.remove(&name);
+                kept.all.remove(&name);
+                kept.meanings.remove(&name);
+            }
+        }
     }
 
     /// Whether the time of one is over.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.gone.values().any(|gone| gone.since + self.keep <= now)
+        let is_due = |(since, name): &&(Instant, Name)| *since + self.keep <= now && self.gone.get(name) == Some(since);
+        self.by_age.iter().take_while(|(since, _)| *since + self.keep <= now).any(|one| is_due(&one))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use flatfell_rules::compile::{Guard, Slot};
+    use std::sync::Arc;
+
+    use flatfell_rules::compile::{CounterMeaning, Guard, Slot};
+    use flatfell_rules::ruleset::Table;
 
     use super::*;
 
     const KEEP: Duration = Duration::from_secs(60);
 
-    fn table(names: &[&str]) -> Table {
-        let counters = names.iter().map(|name| ((*name).to_owned(), Counter { comment: format!("of {name}") }));
-        Table { counters: counters.collect(), ..Table::default() }
+    fn counters(names: &[&str]) -> Counters {
+        let meaning = || Arc::new(CounterMeaning::Guard(Guard::Frame));
+        Counters {
+            all: names.iter().map(|name| (Name::from(*name), Counter::default())).collect(),
+            meanings: names.iter().map(|name| (Name::from(*name), meaning())).collect(),
+        }
     }
 
-    fn ruleset(table: Table) -> Ruleset {
-        Ruleset { tables: [(Slot::A.inet(), table)].into() }
-    }
-
-    /// What is in the kernel after a turn that wants these, with what is known of them.
-    fn turn(gone: &mut GoneCounters, have: &[&str], want: &[&str], now: Instant) -> (Vec<String>, Vec<String>) {
-        let before = have.iter().map(|name| ((*name).to_owned(), CounterMeaning::Guard(Guard::Frame))).collect();
-        let (mut wanted, mut meanings) = (table(want), BTreeMap::new());
-        gone.keep_in((&mut wanted, &mut meanings), &ruleset(table(have)), &before, now);
-        (wanted.counters.into_keys().collect(), meanings.into_keys().collect())
+    /// What is there after a turn that wants these, and what is known of it.
+    fn turn(gone: &mut GoneCounters, want: &[&str], now: Instant) -> (Vec<String>, Vec<String>) {
+        let Counters { all, meanings } = gone.beside(counters(want), now);
+        (all.keys().map(ToString::to_string).collect(), meanings.keys().map(ToString::to_string).collect())
     }
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -110,34 +131,51 @@ mod tests {
     #[test]
     fn a_counter_that_nothing_wants_stays_for_its_time_with_what_it_meant() {
         let (mut gone, start) = (GoneCounters::new(KEEP), Instant::now());
-        assert_eq!(turn(&mut gone, &["a", "b"], &["b"], start), (names(&["a", "b"]), names(&["a"])));
+        turn(&mut gone, &["a", "b"], start);
+        assert_eq!(turn(&mut gone, &["b"], start), (names(&["a", "b"]), names(&["a", "b"])));
         assert!(!gone.is_due(start + KEEP / 2));
-        assert_eq!(turn(&mut gone, &["a", "b"], &["b"], start + KEEP / 2).0, names(&["a", "b"]));
+        assert_eq!(turn(&mut gone, &["b"], start + KEEP / 2).0, names(&["a", "b"]));
         assert!(gone.is_due(start + KEEP));
-        assert_eq!(turn(&mut gone, &["a", "b"], &["b"], start + KEEP), (names(&["b"]), names(&[])));
+        assert_eq!(turn(&mut gone, &["b"], start + KEEP), (names(&["b"]), names(&["b"])));
+        assert!(!gone.is_due(start + KEEP));
+    }
+
+    #[test]
+    fn what_another_run_left_stays_for_its_time_too() {
+        let (mut gone, start) = (GoneCounters::new(KEEP), Instant::now());
+        let table = Table { counters: counters(&["a", "b"]).all, ..Table::default() };
+        gone.find(&Ruleset { tables: [(Slot::A.inet(), table)].into() }, start);
+        assert_eq!(turn(&mut gone, &["b"], start), (names(&["a", "b"]), names(&["b"])), "nobody knows what a was");
+        assert_eq!(turn(&mut gone, &["b"], start + KEEP).0, names(&["b"]));
     }
 
     #[test]
     fn who_comes_back_is_no_longer_gone() {
         let (mut gone, start) = (GoneCounters::new(KEEP), Instant::now());
-        turn(&mut gone, &["a"], &[], start);
-        assert_eq!(turn(&mut gone, &["a"], &["a"], start + KEEP / 2), (names(&["a"]), names(&[])));
+        turn(&mut gone, &["a"], start);
+        turn(&mut gone, &[], start);
+        assert_eq!(turn(&mut gone, &["a"], start + KEEP / 2), (names(&["a"]), names(&["a"])));
         assert!(!gone.is_due(start + KEEP), "its time begins anew when it goes again");
+        assert_eq!(turn(&mut gone, &["a"], start + KEEP).0, names(&["a"]));
+        turn(&mut gone, &[], start + KEEP);
+        assert_eq!(turn(&mut gone, &[], start + KEEP + KEEP / 2).0, names(&["a"]));
     }
 
     #[test]
     fn the_oldest_go_when_there_are_too_many() {
         let (mut gone, start) = (GoneCounters::new(KEEP), Instant::now());
-        turn(&mut gone, &["z"], &[], start);
+        turn(&mut gone, &["z"], start);
         let many: Vec<String> = (0..GONE_MAX).map(|number| format!("c{number:05}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let (kept, _) = turn(&mut gone, &many, &[], start + KEEP / 2);
+        turn(&mut gone, &many, start);
+        let (kept, _) = turn(&mut gone, &[], start + KEEP / 2);
         assert!(kept.len() == GONE_MAX && !kept.contains(&"z".to_owned()));
     }
 
     #[test]
     fn nothing_is_kept_for_no_time() {
         let mut gone = GoneCounters::new(Duration::ZERO);
-        assert_eq!(turn(&mut gone, &["a"], &[], Instant::now()).0, names(&[]));
+        turn(&mut gone, &["a"], Instant::now());
+        assert_eq!(turn(&mut gone, &[], Instant::now()).0, names(&[]));
     }
 }

@@ -15,7 +15,6 @@ mod sweep;
 mod upkeep;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -23,10 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{CounterMeaning, FlowLog, Slot};
+use flatfell_rules::compile::{CounterMeaning, FlowLog, Meanings, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::mark::ID_MAX;
-use flatfell_rules::ruleset::{CounterValue, Family, TableId};
+use flatfell_rules::ruleset::{CounterValue, Family, Name, TableId};
 use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -112,7 +111,7 @@ pub enum EngineError {
 #[derive(Clone, Debug, Default)]
 pub struct CounterSnapshot {
     /// What each name counts.
-    pub meanings: Arc<BTreeMap<String, CounterMeaning>>,
+    pub meanings: Meanings,
     /// What each adds up to, in the order of the names; it never falls. `None` for one that was never read.
     pub totals: Vec<Option<CounterValue>>,
     /// When it was read.
@@ -121,7 +120,7 @@ pub struct CounterSnapshot {
 
 impl CounterSnapshot {
     /// The counters that were read.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &CounterMeaning, CounterValue)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<CounterMeaning>, CounterValue)> {
         let all = self.meanings.iter().zip(&self.totals);
         all.filter_map(|((name, meaning), total)| Some((name, meaning, (*total)?)))
     }

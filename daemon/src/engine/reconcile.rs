@@ -5,25 +5,27 @@
 //! [`REFUSALS`] in a row the other slot's tables take over, then the old ones go; a bridge's flag is switched on only
 //! when the table in the kernel remembers that it was off.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{BridgeId, Compiled, CounterMeaning, GENERATION_SET, Layout, Slot, Switched, compile};
-use flatfell_rules::diff::{Change, diff, plan};
+use flatfell_rules::compile::{BridgeId, Compiled, Compiler, GENERATION_SET, Layout, Meanings, Slot, Switched};
+use flatfell_rules::diff::{Change, Held, diff, plan};
 use flatfell_rules::effective::Effective;
-use flatfell_rules::ids::{Allocator, Claims, Ids};
+use flatfell_rules::ids::{Allocator, Ids};
 use flatfell_rules::mark::Generation;
+use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
+use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use imbl::OrdMap;
 use ipnetwork::IpNetwork;
 
 use super::counting::{self, Counting};
-use super::gone::GoneCounters;
+use super::gone::{Counters, GoneCounters};
 use super::ranges::Ranges;
 use super::sweep::{Node, Stale, Sweeper};
-use super::upkeep::{Programmed, Repair, Upkeep};
+use super::upkeep::{Repair, Upkeep};
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
@@ -49,15 +51,15 @@ pub(super) struct Reconciler {
     kernel: Kernel,
     sweeper: Sweeper,
     /// What the kernel has; `None` when it must be asked.
-    have: Option<Ruleset>,
+    have: Option<Held>,
+    compiler: Compiler,
     slot: Slot,
     generation: Generation,
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
     ranges: Ranges,
     allocator: Allocator,
-    ids: Arc<Ids>,
-    meanings: Arc<BTreeMap<String, CounterMeaning>>,
+    ids: Ids,
     gone: GoneCounters,
     counting: Arc<Counting>,
     refusals: u32,
@@ -81,18 +83,18 @@ impl Reconciler {
         let ranges = Ranges::new(&config);
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
-            ids: Arc::default(),
+            ids: Ids::default(),
             gone: GoneCounters::new(config.counter_grace),
             counting,
             config,
             kernel: Kernel::open()?,
             sweeper: Sweeper::open()?,
             have: None,
+            compiler: Compiler::default(),
             slot: Slot::A,
             generation: Generation::FIRST,
             switched: Switched::default(),
             ranges,
-            meanings: Arc::default(),
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -102,8 +104,8 @@ impl Reconciler {
     }
 
     /// The bridges that carry pods: by configuration, by the pods' addresses, by where they have them.
-    pub(super) fn pod_bridges(&self, links: &Links, addresses: &BTreeSet<IpAddr>) -> Vec<PodBridge> {
-        links.pod_bridges(&self.config.pod_bridges, addresses, self.ranges.told())
+    pub(super) fn pod_bridges(&self, links: &Links, pods: &OrdMap<IpAddr, ObjectName>) -> Vec<PodBridge> {
+        links.pod_bridges(&self.config.pod_bridges, pods, self.ranges.told())
     }
 
     /// What is said of where pods have their addresses.
@@ -113,7 +115,7 @@ impl Reconciler {
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
-        let bridges = self.pod_bridges(links, &wanted.addresses());
+        let bridges = self.pod_bridges(links, wanted.local());
         match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
                 self.refusals = 0;
@@ -181,7 +183,7 @@ impl Reconciler {
         status.warnings.extend(self.counting.fault());
         status.warnings.extend(self.ranges.warning());
         status.rule_ids = self.rule_ids();
-        if status.rule_ids.without > 0 {
+        if self.config.rule_ids > 0 && status.rule_ids.without > 0 {
             status.warnings.push(format!(
                 "all {} ids of a direction are given out: {} rules and pods count as not attributed",
                 status.rule_ids.limit, status.rule_ids.without
@@ -212,13 +214,13 @@ impl Reconciler {
 
     /// What the kernel has, and the filter of the pod bridges on: before the first rules, or packets between pods
     /// would pass by them.
-    fn prepare(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<Ruleset, TurnError> {
+    fn prepare(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &mut Links) -> Result<Held, TurnError> {
         let have = match self.have.take() {
             Some(have) => have,
             None => self.read_back(wanted, bridges, links)?,
         };
         self.switched.retain(|bridge| links.is_bridge(bridge));
-        let (v4, v6) = families(&wanted.addresses(), self.ranges.told());
+        let (v4, v6) = families(wanted.local(), self.ranges.told());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
         off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
@@ -233,14 +235,14 @@ impl Reconciler {
 
     /// Has the table in force remember these flags, in a transaction of its own: whoever dies after it leaves no flag
     /// behind that nobody knows of.
-    fn remember(&mut self, have: Ruleset, off: &[Off<'_>]) -> Result<Ruleset, TurnError> {
+    fn remember(&mut self, have: Held, off: &[Off<'_>]) -> Result<Held, TurnError> {
         let mut switched = self.switched.clone();
         off.iter().for_each(|off| off.note(&mut switched));
-        let remembered = have.tables.get(&self.slot.inet()).map(Switched::of);
+        let remembered = have.ruleset().tables.get(&self.slot.inet()).map(Switched::of);
         if off.is_empty() || remembered.is_some_and(|remembered| remembered == switched) {
             return Ok(have);
         }
-        let mut want = have.clone();
+        let mut want = have.ruleset().clone();
         switched.write_to(want.tables.entry(self.slot.inet()).or_default());
         let change = diff(&have, want);
         for step in change.steps() {
@@ -250,29 +252,30 @@ impl Reconciler {
         Ok(change.result)
     }
 
-    fn turn(
-        &mut self,
-        have: Ruleset,
-        wanted: &Effective,
-        bridges: &[PodBridge],
-        links: &Links,
-    ) -> Result<(), TurnError> {
+    /// The ruleset of what was taken in last, with the counters that are kept a while longer, and what all of them mean.
+    fn beside_gone(&mut self, layout: &Layout) -> (Ruleset, Meanings) {
+        let Compiled { mut ruleset, counters: meanings } = self.compiler.compile(layout);
+        let Some(table) = ruleset.tables.get_mut(&layout.slot.inet()) else { return (ruleset, meanings) };
+        let all = std::mem::take(&mut table.counters);
+        let kept = self.gone.beside(Counters { all, meanings }, Instant::now());
+        table.counters = kept.all;
+        (ruleset, kept.meanings)
+    }
+
+    fn turn(&mut self, have: Held, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), TurnError> {
         let layout = self.layout(wanted, bridges, links);
-        let Compiled { mut ruleset, mut counters } = compile(wanted, &layout);
-        if let Some(table) = ruleset.tables.get_mut(&self.slot.inet()) {
-            self.gone.keep_in((table, &mut counters), &have, &self.meanings, Instant::now());
-        }
+        let (ruleset, meanings) = self.beside_gone(&layout);
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
         // Where no table has a generation, no flow carries one: there is nothing that a new one would set apart, and all
         // flows are swept (`begin_anew`).
-        let is_first = !have.tables.values().any(|table| mark_of(table).is_some());
+        let is_first = !have.ruleset().tables.values().any(|table| mark_of(table).is_some());
         let mut change = if is_first {
             Change { tightens: false, ..diff(&have, ruleset) }
         } else {
-            plan(&have, ruleset, || compile(wanted, &Layout { generation: next, ..layout }).ruleset)
+            plan(&have, ruleset, || self.beside_gone(&Layout { generation: next, ..layout }).0)
         };
         let old_tables: Vec<TableId> =
-            have.tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
+            have.ruleset().tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
         self.counting.close();
         self.carry_counters(&old_tables, &mut change)?;
         for step in change.steps() {
@@ -282,9 +285,8 @@ impl Reconciler {
             self.commit(step)?;
         }
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
-        self.meanings = Arc::new(counters);
-        self.counting.begin(self.slot, Arc::clone(&self.meanings));
-        self.status.upkeep.programmed = Programmed::of(&change.result);
+        self.counting.begin(self.slot, meanings);
+        self.status.upkeep.programmed = change.result.ruleset().clone();
         self.have = Some(change.result);
         let stale = match self.sweep_fault {
             Some(_) => Some(Stale::Any),
@@ -302,7 +304,7 @@ impl Reconciler {
 
     /// Asks the kernel what it has: which slot, which generation, which rules. Without a table of ours the marks in
     /// conntrack are from another life and would pass as current.
-    fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Ruleset, TurnError> {
+    fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Held, TurnError> {
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
         // Of both slots: a takeover may have been cut short.
         untyped.tables.values().for_each(|table| self.switched.extend(Switched::of(table)));
@@ -310,7 +312,7 @@ impl Reconciler {
             |slot: &Slot| untyped.tables.get(&slot.inet()).is_some_and(|table| mark_of(table).is_some());
         let Some(found) = [self.slot, self.slot.other()].into_iter().find(slot_in_force) else {
             self.begin_anew(&untyped);
-            return Ok(untyped);
+            return Ok(untyped.into());
         };
         let first = self.status.enforced.is_none();
         if first {
@@ -323,10 +325,13 @@ impl Reconciler {
         if let Some(generation) = in_force.and_then(Generation::from_mark) {
             self.generation = generation;
         }
-        let expected = compile(wanted, &self.layout(wanted, bridges, links)).ruleset;
+        let layout = self.layout(wanted, bridges, links);
+        let expected = self.compiler.compile(&layout).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
         self.sweep_fault = Some(UNCHECKED.to_owned());
-        Ok(self.kernel.read(&table_ids(), &expected)?)
+        let have = self.kernel.read(&table_ids(), &expected)?;
+        self.gone.find(&have, Instant::now());
+        Ok(have.into())
     }
 
     /// There is no table of this layout. Marks in conntrack mean nothing then, or what tables of an earlier layout meant
@@ -345,7 +350,7 @@ impl Reconciler {
 
     /// Counters that are made anew under a name that counted before go on from there.
     fn carry_counters(&mut self, old_tables: &[TableId], change: &mut Change) -> Result<(), TurnError> {
-        let mut before = BTreeMap::new();
+        let mut before = Vec::new();
         for table in old_tables {
             before.extend(self.kernel.counters(table)?);
         }
@@ -367,9 +372,9 @@ impl Reconciler {
             self.sweep_fault = None;
             return;
         }
-        let ranges = self.ranges.find(bridges, links);
+        let ranges = if wanted.lifted { PodRanges::default() } else { self.ranges.find(bridges, links) };
         let node = Node {
-            pods: &wanted.addresses(),
+            pods: wanted.local(),
             ranges: &ranges,
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
@@ -386,16 +391,17 @@ impl Reconciler {
     }
 
     fn layout(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Layout {
-        self.ids = Arc::new(self.allocator.assign(&Claims::of(wanted)));
+        self.ids = self.allocator.assign(self.compiler.follow(wanted));
         Layout {
             slot: self.slot,
             generation: self.generation,
-            ids: Arc::clone(&self.ids),
+            ids: self.ids.clone(),
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
             switched: self.switched.clone(),
             pod_ranges: self.ranges.find(bridges, links),
             own_node_egress: self.config.own_node_egress,
+            counts: self.config.rule_ids > 0,
             flow_log: self.config.flow_log,
         }
     }
@@ -426,7 +432,7 @@ impl Reconciler {
 
 /// The mark of the generation that a table's own set names.
 fn mark_of(table: &Table) -> Option<u32> {
-    let (element, _) = table.sets.get(GENERATION_SET)?.elements.last_key_value()?;
+    let (element, _) = table.sets.get(GENERATION_SET)?.elements.iter().last()?;
     let Element::Key(key) = element else { return None };
     let [Value::Mark(mark)] = key.as_slice() else { return None };
     Some(*mark)
@@ -442,9 +448,10 @@ fn unlike(mark: u32) -> Generation {
 
 /// The families, IPv4 and IPv6, whose bridged packets must reach policy: those of the pods, and of the ranges they will be in.
 /// Every pod speaks link-local IPv6, also where the cluster has IPv4 only.
-pub(super) fn families(addresses: &BTreeSet<IpAddr>, ranges: &[IpNetwork]) -> (bool, bool) {
-    let v4 = addresses.iter().any(IpAddr::is_ipv4) || ranges.iter().any(IpNetwork::is_ipv4);
-    (v4, !addresses.is_empty() || !ranges.is_empty())
+pub(super) fn families(pods: &OrdMap<IpAddr, ObjectName>, ranges: &[IpNetwork]) -> (bool, bool) {
+    // IPv4 addresses stand first.
+    let v4 = pods.get_min().is_some_and(|(address, _)| address.is_ipv4()) || ranges.iter().any(IpNetwork::is_ipv4);
+    (v4, !pods.is_empty() || !ranges.is_empty())
 }
 
 /// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.

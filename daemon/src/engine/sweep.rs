@@ -11,8 +11,10 @@ use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Ids, Origin};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation, allowed_mark};
+use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ranges::PodRanges;
+use imbl::OrdMap;
 
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
 use crate::netlink::NetlinkError;
@@ -37,7 +39,7 @@ pub(super) enum SweepError {
 /// Facts of this node that a flow is judged by.
 pub(super) struct Node<'a> {
     /// The addresses of local pods: other flows are nobody's business here.
-    pub(super) pods: &'a BTreeSet<IpAddr>,
+    pub(super) pods: &'a OrdMap<IpAddr, ObjectName>,
     /// Where an address must be a known pod's.
     pub(super) ranges: &'a PodRanges,
     /// The node's own addresses.
@@ -92,7 +94,7 @@ impl Sweeper {
         };
         let (mut denied, mut others) = (Vec::new(), Vec::new());
         for flow in &flows {
-            let of_pod = |end: &IpAddr| node.pods.contains(end) || node.ranges.holds(*end);
+            let of_pod = |end: &IpAddr| node.pods.contains_key(end) || node.ranges.holds(*end);
             let local = [flow.orig.src, flow.reply.src].iter().any(of_pod);
             let mark = if local { marks.of(&flow_of(flow, node)) } else { Wanted::Nobodys };
             match mark {

@@ -93,7 +93,7 @@ pub struct Upkeep {
     /// By kind.
     pub repairs: BTreeMap<Repair, u64>,
     /// What the kernel holds.
-    pub programmed: Programmed,
+    pub programmed: Ruleset,
     /// Whether each pod bridge shows its traffic to policy, by name and family.
     pub bridges: BTreeMap<(String, &'static str), bool>,
     /// Changes that are not in the kernel.
@@ -110,7 +110,7 @@ impl Default for Upkeep {
             creations: CreatedKind::ALL.into_iter().map(|kind| (kind, creations())).collect(),
             retries: 0,
             repairs: Repair::ALL.into_iter().map(|kind| (kind, 0)).collect(),
-            programmed: Programmed::default(),
+            programmed: Ruleset::default(),
             bridges: BTreeMap::new(),
             waiting: 0,
             oldest_waiting: None,

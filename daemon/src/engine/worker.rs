@@ -200,7 +200,7 @@ impl Worker {
             Err(error) => self.link_fault = Some(format!("interfaces cannot be watched: {error}")),
         }
         let Some(wanted) = &self.wanted else { return };
-        for address in self.links.interfaces_gone(&wanted.addresses()) {
+        for address in self.links.interfaces_gone(wanted.local()) {
             // Without a receiver nobody keeps pods that are gone.
             let _ = self.gone.send(address);
         }
@@ -217,7 +217,7 @@ impl Worker {
 
     /// Asks for a look at ways round us; whether it was taken.
     fn look(&mut self) -> bool {
-        let addresses = self.wanted.as_deref().map(Effective::addresses).unwrap_or_default();
+        let addresses = self.wanted.as_deref().map(|wanted| wanted.local().clone()).unwrap_or_default();
         let pod_bridges = self.reconciler.pod_bridges(&self.links, &addresses);
         let (v4, v6) = families(&addresses, self.reconciler.ranges().told());
         self.reconciler.upkeep().see_bridges(&pod_bridges);

@@ -184,7 +184,9 @@ fn sent_before(carried: Option<PathBuf>) -> Result<u64, NetlinkError> {
     let name = Logged::Sent.counter();
     let mut sent = None;
     for slot in Slot::BOTH {
-        sent = sent.max(kernel.counters(&slot.inet())?.get(&name).map(|value| value.packets));
+        let counters = kernel.counters(&slot.inet())?;
+        let packets = counters.iter().filter(|(counter, _)| *counter == name).map(|(_, value)| value.packets);
+        sent = sent.max(packets.last());
     }
     // What is wrong with the file the engine tells.
     let carried = Totals::open(carried).0.total(&name).map_or(0, |value| value.packets);

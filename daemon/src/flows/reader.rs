@@ -289,27 +289,21 @@ fn transport(packet: &Packet) -> (Option<(u16, u16)>, Option<Icmp>) {
 #[derive(Default)]
 struct Locals {
     effective: Option<Arc<Effective>>,
-    by_address: HashMap<IpAddr, usize>,
 }
 
 impl Locals {
     fn update(&mut self, enforced: Option<Arc<Effective>>) {
-        let same = |(old, new): (&Arc<Effective>, &Arc<Effective>)| Arc::ptr_eq(old, new);
-        if self.effective.as_ref().zip(enforced.as_ref()).is_some_and(same) {
-            return;
-        }
-        self.by_address = enforced.iter().flat_map(|effective| addresses(effective)).collect();
         self.effective = enforced;
     }
 
     fn pod(&self, address: IpAddr) -> Option<&EffectivePod> {
-        self.effective.as_ref()?.pods.get(*self.by_address.get(&address)?)
+        self.effective.as_ref()?.pod_at(address).map(AsRef::as_ref)
     }
-}
 
-fn addresses(effective: &Effective) -> impl Iterator<Item = (IpAddr, usize)> {
-    let pods = effective.pods.iter().enumerate();
-    pods.flat_map(|(place, pod)| pod.addresses.iter().map(move |address| (*address, place)))
+    /// How many addresses local pods have.
+    fn len(&self) -> usize {
+        self.effective.as_ref().map_or(0, |effective| effective.local().len())
+    }
 }
 
 /// What each pod may have of the log.
@@ -322,7 +316,7 @@ struct Shares {
 impl Shares {
     fn take(&mut self, own: IpAddr, locals: &Locals, now: Instant) -> bool {
         let first = locals.pod(own).and_then(|pod| pod.addresses.first().copied());
-        if !self.by_pod.contains_key(&first) && self.by_pod.len() > locals.by_address.len() {
+        if !self.by_pod.contains_key(&first) && self.by_pod.len() > locals.len() {
             self.by_pod.retain(|address, _| address.is_none_or(|address| locals.pod(address).is_some()));
         }
         self.by_pod.entry(first).or_insert_with(|| Bucket::new(self.rate, self.rate, now)).take(now)

@@ -5,11 +5,12 @@
 //! kernel's bytecode of it is the wanted rule's; what cannot be read as the model's reads as something nobody wants.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
 use flatfell_rules::encode::{RawElement, family, family_of};
 use flatfell_rules::ruleset::{
-    Chain, Counter, CounterValue, Expr, Family, Rule, Ruleset, Set, SetKind, Table, TableId,
+    Chain, Counter, CounterValue, Expr, Family, Name, Rule, Ruleset, Set, SetKind, Table, TableId,
 };
 use nix::errno::Errno;
 
@@ -96,7 +97,7 @@ impl<'a> Question<'a> {
 }
 
 /// The table and the name in a message that libnftnl cannot read; the name has another attribute for each kind.
-fn unreadable(message: Message<'_>, name: u16) -> Result<(TableId, String), Malformed> {
+fn unreadable(message: Message<'_>, name: u16) -> Result<(TableId, Name), Malformed> {
     let [number] = field(message.payload, 0)?;
     let family = family_of(number.into()).ok_or(Malformed("an object of a family that was not asked for"))?;
     let attrs = message.attrs(NETFILTER_HEADER)?;
@@ -104,7 +105,7 @@ fn unreadable(message: Message<'_>, name: u16) -> Result<(TableId, String), Malf
         let attr = attrs.find_kind(kind)?.ok_or(Malformed("an object without its table or name"))?;
         attr.text().map(str::to_owned)
     };
-    Ok((TableId { family, name: string(ATTR_TABLE)? }, string(name)?))
+    Ok((TableId { family, name: string(ATTR_TABLE)? }, string(name)?.into()))
 }
 
 /// The comment of what cannot be read: nobody wants it.
@@ -112,7 +113,7 @@ fn unreadable_comment() -> String {
     format!("{FOREIGN}, unreadable")
 }
 
-fn read_chain(message: Message<'_>) -> Result<Option<(TableId, String, Chain)>, Malformed> {
+fn read_chain(message: Message<'_>) -> Result<Option<(TableId, Name, Chain)>, Malformed> {
     const NAME: u16 = 3;
     if let Some(chain) = decode::chain(message.bytes) {
         return Ok(Some(chain));
@@ -121,16 +122,13 @@ fn read_chain(message: Message<'_>) -> Result<Option<(TableId, String, Chain)>, 
     Ok(Some((table, name, Chain { comment: unreadable_comment(), ..Chain::default() })))
 }
 
-fn read_set(message: Message<'_>) -> Result<Option<(TableId, String, Set)>, Malformed> {
+fn read_set(message: Message<'_>) -> Result<Option<(TableId, Name, Set)>, Malformed> {
     const NAME: u16 = 2;
     if let Some(set) = decode::set(message.bytes) {
         return Ok(Some(set));
     }
     let (table, name) = unreadable(message, NAME)?;
-    let comment = unreadable_comment();
-    let set =
-        Set { kind: SetKind::Set, key: Vec::new(), interval: false, size: None, comment, elements: BTreeMap::new() };
-    Ok(Some((table, name, set)))
+    Ok(Some((table, name, Set { comment: unreadable_comment(), ..Set::of(SetKind::Set, Vec::new()) })))
 }
 
 /// Elements that cannot be read are one element that nobody wants.
@@ -139,11 +137,11 @@ fn read_list(message: Message<'_>) -> Vec<RawElement> {
 }
 
 /// A counter without its values, which are no part of a ruleset and move all the time.
-fn read_counter(message: Message<'_>) -> Option<(TableId, String, Counter)> {
+fn read_counter(message: Message<'_>) -> Option<(TableId, Name, Counter)> {
     decode::counter(message.bytes).map(|(table, name, counter, _)| (table, name, counter))
 }
 
-fn read_rule(message: Message<'_>) -> Result<Option<(TableId, String, RawRule)>, Malformed> {
+fn read_rule(message: Message<'_>) -> Result<Option<(TableId, Name, RawRule)>, Malformed> {
     const CHAIN: u16 = 2;
     if let Some(rule) = decode::rule(message.bytes) {
         return Ok(Some(rule));
@@ -164,14 +162,19 @@ pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, NetlinkError> 
 
 /// The values of a table's counters. While transactions run every dump is interrupted, so that some are merged by name:
 /// a counter that one of them misses is in another.
-pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
+pub(super) fn counters(
+    socket: &mut Socket,
+    table: &TableId,
+    known: &mut Vec<Name>,
+) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
     const MERGED: usize = 5;
     let question = Question::of_table(GETOBJ, table);
-    // In the order of the dump, which is nearly that of the names: a map is made of it at once.
-    let mut all = Vec::new();
+    let mut all = Vec::with_capacity(known.len());
     for _ in 0..MERGED {
         let dumped = socket.dump::<NetlinkError>(question.request(), |message| {
-            all.extend(read_value(message, &table.name)?);
+            if let Some((name, value)) = read_value(message, &table.name)? {
+                all.push((known_name(known, all.len(), name), value));
+            }
             Ok(())
         });
         match dumped {
@@ -180,12 +183,27 @@ pub(super) fn counters(socket: &mut Socket, table: &TableId) -> Result<BTreeMap<
             Err(error) => return Err(error),
         }
     }
-    // Of several values of a name the last counts.
-    Ok(all.into_iter().collect())
+    Ok(all)
+}
+
+/// The name that was read here before, if it is the same: there is nearly always one.
+fn known_name(known: &mut Vec<Name>, at: usize, name: &str) -> Name {
+    match known.get_mut(at) {
+        Some(same) if same.as_ref() == name => same.clone(),
+        Some(other) => {
+            *other = name.into();
+            other.clone()
+        }
+        None => {
+            let name = Name::from(name);
+            known.push(name.clone());
+            name
+        }
+    }
 }
 
 /// The name and the value of a counter of this table, without libnftnl: there may be 20,000 of them, many times a minute.
-fn read_value(message: Message<'_>, table: &str) -> Result<Option<(String, CounterValue)>, Malformed> {
+fn read_value<'a>(message: Message<'a>, table: &str) -> Result<Option<(&'a str, CounterValue)>, Malformed> {
     const NAME: u16 = 2;
     const DATA: u16 = 4;
     let (mut is_ours, mut is_counter, mut name, mut value) = (false, false, None, None);
@@ -199,7 +217,7 @@ fn read_value(message: Message<'_>, table: &str) -> Result<Option<(String, Count
             _ => {}
         }
     }
-    Ok(name.zip(value).filter(|_| is_ours && is_counter).map(|(name, value)| (name.to_owned(), value)))
+    Ok(name.zip(value).filter(|_| is_ours && is_counter))
 }
 
 fn read_data(attrs: Attrs<'_>) -> Result<CounterValue, Malformed> {
@@ -234,27 +252,24 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
     let sets = Question::of_table(GETSET, id).ask(socket, read_set)?;
     let counters = Question::of_table(GETOBJ, id).ask(socket, |message| Ok(read_counter(message)))?;
     let rules = Question::of_table(GETRULE, id).ask(socket, read_rule)?;
-    let mut table = Table {
-        chains: chains.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, chain)| (name, chain)).collect(),
-        sets: sets.into_iter().filter(|(place, ..)| here(place)).map(|(_, name, set)| (name, set)).collect(),
-        counters: counters
-            .into_iter()
-            .filter(|(place, ..)| here(place))
-            .map(|(_, name, counter)| (name, counter))
-            .collect(),
-    };
-    for (name, set) in &mut table.sets {
-        let raw = read_elements(socket, id, name)?;
-        set.elements = decode::collect(set, raw);
-    }
-    let mut by_chain: BTreeMap<String, Vec<RawRule>> = BTreeMap::new();
+    let mut by_chain: BTreeMap<Name, Vec<RawRule>> = BTreeMap::new();
     for (_, chain, rule) in rules.into_iter().filter(|(place, ..)| here(place)) {
         by_chain.entry(chain).or_default().push(rule);
     }
-    for (name, raw) in by_chain {
+    let mut table = Table::default();
+    for (_, name, mut chain) in chains.into_iter().filter(|(place, ..)| here(place)) {
         let wanted = want.and_then(|table| table.chains.get(&name));
-        table.chains.entry(name).or_default().rules = recognise(id.family, raw, wanted);
+        let raw = by_chain.remove(&name).unwrap_or_default();
+        chain.rules = recognise(id.family, raw, wanted.map(Arc::as_ref));
+        table.chains.insert(name, Arc::new(chain));
     }
+    for (_, name, mut set) in sets.into_iter().filter(|(place, ..)| here(place)) {
+        let raw = read_elements(socket, id, &name)?;
+        set.elements = decode::collect(&set, raw);
+        table.sets.insert(name, Arc::new(set));
+    }
+    let counters = counters.into_iter().filter(|(place, ..)| here(place));
+    table.counters = counters.map(|(_, name, counter)| (name, counter)).collect();
     Ok(table)
 }
 
@@ -314,7 +329,7 @@ mod tests {
         let bytes = unknown_rule();
         assert_eq!(decode::rule(&bytes), None, "libnftnl reads it: choose another expression");
         let (table, chain, raw) = read_rule(one(&bytes)).expect("well formed").expect("rule");
-        assert_eq!((table.name.as_str(), chain.as_str()), ("flatfell-1a", "forward"));
+        assert_eq!((table.name.as_str(), chain.as_ref()), ("flatfell-1a", "forward"));
         let wanted = Chain { rules: vec![Rule::default()], ..Chain::default() };
         let read = recognise(Family::Inet, vec![raw], Some(&wanted));
         assert!(matches!(read[0].exprs.as_slice(), [Expr::Foreign(_)]), "{read:?}");
@@ -343,9 +358,11 @@ mod tests {
                 .finish(1)
                 .expect("short")
         };
-        let read = |bytes: &[u8]| read_value(one(bytes), "ours").expect("well formed");
+        let read = |bytes: &[u8]| -> Option<(Name, CounterValue)> {
+            read_value(one(bytes), "ours").expect("well formed").map(|(name, value)| (name.into(), value))
+        };
         let expected = CounterValue { packets: 7, bytes: 700 };
-        assert_eq!(read(&of("ours", OBJECT_COUNTER)), Some(("rule-1".to_owned(), expected)));
+        assert_eq!(read(&of("ours", OBJECT_COUNTER)), Some(("rule-1".into(), expected)));
         assert_eq!(read(&of("theirs", OBJECT_COUNTER)), None, "a table of another name");
         assert_eq!(read(&of("ours", 2)), None, "a quota");
     }

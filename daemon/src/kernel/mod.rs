@@ -8,9 +8,9 @@ pub mod conntrack;
 mod dump;
 pub mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
-use flatfell_rules::ruleset::{CounterValue, Op, Ruleset, TableId};
+use flatfell_rules::ruleset::{CounterValue, Name, Op, Ruleset, TableId};
 pub use transaction::{CommitError, CommitStats};
 
 use crate::netlink::{NetlinkError, Socket};
@@ -29,12 +29,14 @@ pub fn netfilter_socket() -> Result<Socket, NetlinkError> {
 pub struct Kernel {
     transactions: Socket,
     dumps: Socket,
+    /// The names of the counters of each table as they were read last.
+    known: HashMap<TableId, Vec<Name>>,
 }
 
 impl Kernel {
     /// Opens the sockets.
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self { transactions: netfilter_socket()?, dumps: netfilter_socket()? })
+        Ok(Self { transactions: netfilter_socket()?, dumps: netfilter_socket()?, known: HashMap::new() })
     }
 
     /// Commits all operations or none.
@@ -53,8 +55,12 @@ impl Kernel {
 
     /// The values of a table's counters; empty for a table that is not there. A counter that is made or deleted while
     /// they are read may be missing: an absent name is not zero.
-    pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<String, CounterValue>, NetlinkError> {
-        self.ask(|socket| dump::counters(socket, table))
+    /// Where one is there twice, the later value counts.
+    pub fn counters(&mut self, table: &TableId) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
+        let mut known = self.known.remove(table).unwrap_or_default();
+        let counters = self.ask(|socket| dump::counters(socket, table, &mut known));
+        self.known.insert(table.clone(), known);
+        counters
     }
 
     /// The tables of these names as far as they are there. Rules are recognised among those `want` has in the same

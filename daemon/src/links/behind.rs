@@ -4,35 +4,38 @@
 //! behind is gone. What always holds: a pod that claims another's address can only delay the report, never cause it
 //! while the other's interface lives; only watched addresses take memory.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::net::IpAddr;
+
+use flatfell_rules::object::ObjectName;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 /// Sightings of the watched addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Behind {
-    watched: BTreeSet<IpAddr>,
+    watched: OrdMap<IpAddr, ObjectName>,
     ports: BTreeMap<IpAddr, BTreeSet<u32>>,
     gone: BTreeSet<IpAddr>,
 }
 
 impl Behind {
     /// Changes what is watched; returns whether there is something new in it.
-    pub fn watch(&mut self, watched: &BTreeSet<IpAddr>) -> bool {
-        let more = !watched.is_subset(&self.watched);
-        if *watched != self.watched {
+    pub fn watch(&mut self, watched: &OrdMap<IpAddr, ObjectName>) -> bool {
+        let mut more = false;
+        if !watched.ptr_eq(&self.watched) {
+            more = self.watched.diff(watched).any(|item| matches!(item, DiffItem::Add(..)));
             self.watched.clone_from(watched);
-            self.ports.retain(|address, _| watched.contains(address));
-            self.gone.retain(|address| watched.contains(address));
+            self.ports.retain(|address, _| watched.contains_key(address));
+            self.gone.retain(|address| watched.contains_key(address));
         }
         more
     }
 
     /// The address was seen behind this interface.
     pub fn seen(&mut self, address: IpAddr, port: u32) {
-        if self.watched.contains(&address) {
+        if self.watched.contains_key(&address) {
             self.ports.entry(address).or_default().insert(port);
             self.gone.remove(&address);
         }

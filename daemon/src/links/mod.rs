@@ -20,6 +20,8 @@ use std::{
 };
 
 use flatfell_rules::compile::BridgeId;
+use flatfell_rules::object::ObjectName;
+use imbl::OrdMap;
 use ipnetwork::{IpNetwork, IpNetworkError};
 use netlink_packet_core::{DecodeError, Emitable};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -188,11 +190,11 @@ impl Links {
     pub fn pod_bridges(
         &self,
         configured: &[String],
-        pod_addresses: &BTreeSet<IpAddr>,
+        pods: &OrdMap<IpAddr, ObjectName>,
         ranges: &[IpNetwork],
     ) -> Vec<PodBridge> {
         let of_pods = |prefix: IpNetwork| {
-            pod_addresses.iter().any(|address| prefix.contains(*address))
+            pods.range(prefix.network()..=prefix.broadcast()).next().is_some()
                 || ranges.iter().any(|range| overlap(range, &prefix))
         };
         let carries = |index: &u32, link: &Link| match configured {
@@ -252,7 +254,7 @@ impl Links {
     ///
     /// An address's interface is the bridge port (or ports) it was seen behind while it was watched; an address that was
     /// never seen is never reported, nor is one whose interface went before it was watched.
-    pub fn interfaces_gone(&mut self, watched: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    pub fn interfaces_gone(&mut self, watched: &OrdMap<IpAddr, ObjectName>) -> Vec<IpAddr> {
         if self.behind.watch(watched) {
             self.learn_all();
         }

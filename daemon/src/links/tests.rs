@@ -9,6 +9,11 @@ fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|address| address.parse().expect("an address")).collect()
 }
 
+/// Local pods with these addresses.
+fn pods(addresses: &[&str]) -> OrdMap<IpAddr, ObjectName> {
+    set(addresses).into_iter().map(|address| (address, ObjectName::new("x", address.to_string()))).collect()
+}
+
 /// Processes events until `done` holds.
 fn wait(links: &mut Links, mut done: impl FnMut(&mut Links) -> bool) {
     let start = Instant::now();
@@ -40,27 +45,27 @@ fn bridge_with_ports() {
 fn bridges_are_found_by_name_or_by_their_pods() {
     in_namespace(|| {
         let mut links = Links::open().expect("opened before there is anything");
-        assert!(links.pod_bridges(&[], &set(&["10.244.1.5"]), &[]).is_empty());
+        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]).is_empty());
         bridge_with_ports();
         links.process().expect("events");
         let fresh = Links::open().expect("dumped");
         for links in [&links, &fresh] {
-            let found = links.pod_bridges(&[], &set(&["10.244.1.5"]), &[]);
+            let found = links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]);
             assert_eq!(found.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["cni0"]);
-            assert_eq!(links.pod_bridges(&[], &set(&["fd00:1::7"]), &[]), found);
+            assert_eq!(links.pod_bridges(&[], &pods(&["fd00:1::7"]), &[]), found);
             assert_eq!(links.ports(&found), BTreeSet::from(["vetha".to_owned()]));
-            assert!(links.pod_bridges(&[], &set(&["10.244.2.5"]), &[]).is_empty());
-            assert_eq!(links.pod_bridges(&["docker0".to_owned()], &set(&["10.244.1.5"]), &[])[0].name, "docker0");
-            assert!(links.pod_bridges(&["vetha".to_owned()], &BTreeSet::new(), &[]).is_empty(), "a veth is no bridge");
+            assert!(links.pod_bridges(&[], &pods(&["10.244.2.5"]), &[]).is_empty());
+            assert_eq!(links.pod_bridges(&["docker0".to_owned()], &pods(&["10.244.1.5"]), &[])[0].name, "docker0");
+            assert!(links.pod_bridges(&["vetha".to_owned()], &OrdMap::new(), &[]).is_empty(), "a veth is no bridge");
             assert!(links.node_addresses().is_superset(&set(&["10.244.1.1", "fd00:1::1", "172.17.0.1"])));
         }
         ip("address del 10.244.1.1/24 dev cni0");
         ip("link set vetha nomaster");
         let change = links.process().expect("events");
         assert!(change.links && change.addresses, "{change:?}");
-        assert!(links.pod_bridges(&[], &set(&["10.244.1.5"]), &[]).is_empty());
+        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]).is_empty());
         assert!(!links.node_addresses().contains(&"10.244.1.1".parse().expect("an address")));
-        let cni0 = links.pod_bridges(&["cni0".to_owned()], &BTreeSet::new(), &[]);
+        let cni0 = links.pod_bridges(&["cni0".to_owned()], &OrdMap::new(), &[]);
         assert!(links.ports(&cni0).is_empty() && links.exists("vetha"));
         assert!(!links.process().expect("nothing waits").any());
     });
@@ -71,7 +76,7 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
     in_namespace(|| {
         bridge_with_ports();
         let mut links = Links::open().expect("dumped");
-        let cni0 = |links: &Links| links.pod_bridges(&["cni0".to_owned()], &BTreeSet::new(), &[]).remove(0);
+        let cni0 = |links: &Links| links.pod_bridges(&["cni0".to_owned()], &OrdMap::new(), &[]).remove(0);
         let flags = |bridge: PodBridge| (bridge.nf_call_iptables, bridge.nf_call_ip6tables);
         let bridge = cni0(&links);
         assert_eq!(flags(bridge.clone()), (false, false));
@@ -81,7 +86,7 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
         links.set_nf_call(&bridge, None, Some(true)).expect("root may");
         links.process().expect("events");
         assert_eq!(flags(cni0(&links)), (true, true));
-        assert_eq!(flags(links.pod_bridges(&["docker0".to_owned()], &BTreeSet::new(), &[]).remove(0)), (false, false));
+        assert_eq!(flags(links.pod_bridges(&["docker0".to_owned()], &OrdMap::new(), &[]).remove(0)), (false, false));
         ip("link set cni0 type bridge nf_call_iptables 0");
         assert!(links.process().expect("events").links);
         assert_eq!(flags(cni0(&links)), (false, true));
@@ -104,7 +109,7 @@ fn appear(address: &str, mac: &str, port: &str) {
 fn an_address_is_gone_with_its_last_interface_and_said_once() {
     in_namespace(|| {
         bridge_with_ports();
-        let pods = set(&["10.244.1.5", "fd00:1::5", "10.244.1.6"]);
+        let pods = pods(&["10.244.1.5", "fd00:1::5", "10.244.1.6"]);
         let mut links = Links::open().expect("dumped");
         assert!(links.interfaces_gone(&pods).is_empty());
         appear("10.244.1.5", "02:00:00:00:00:05", "vetha");
@@ -124,7 +129,7 @@ fn what_was_learnt_survives_the_tables_and_a_claim_by_another_pod() {
         ip("link add vethb type veth peer name podb");
         ip("link set vethb master cni0 up");
         appear("10.244.1.5", "02:00:00:00:00:05", "vetha");
-        let pods = set(&["10.244.1.5"]);
+        let pods = pods(&["10.244.1.5"]);
         let mut links = Links::open().expect("dumped");
         assert!(links.interfaces_gone(&pods).is_empty(), "learnt from the dump");
         appear("10.244.1.5", "02:00:00:00:00:06", "vethb");
@@ -139,7 +144,7 @@ fn what_was_learnt_survives_the_tables_and_a_claim_by_another_pod() {
         assert!(links.interfaces_gone(&pods).is_empty(), "no port any more, but there");
         ip("link del vetha");
         links.process().expect("events");
-        assert_eq!(links.interfaces_gone(&pods), Vec::from_iter(pods.clone()));
+        assert_eq!(links.interfaces_gone(&pods), Vec::from_iter(pods.keys().copied()));
     });
 }
 
@@ -148,7 +153,7 @@ fn a_real_pod_is_learnt_from_its_traffic() {
     in_namespace(|| {
         bridge_with_ports();
         let mut links = Links::open().expect("dumped");
-        let pods = set(&["10.244.1.5"]);
+        let pods = pods(&["10.244.1.5"]);
         links.interfaces_gone(&pods);
         let address = "address add 10.244.1.5/24 dev poda".to_owned();
         let pod = Pod::with("poda", &[&address, "link set poda up"]);
@@ -156,7 +161,7 @@ fn a_real_pod_is_learnt_from_its_traffic() {
         let _ = ping.args(["-c1", "-W2", "10.244.1.5"]).output().expect("ping is installed");
         wait(&mut links, |links| !links.behind.interfaces().is_empty());
         drop(pod);
-        wait(&mut links, |links| links.interfaces_gone(&pods) == Vec::from_iter(pods.clone()));
+        wait(&mut links, |links| links.interfaces_gone(&pods) == Vec::from_iter(pods.keys().copied()));
     });
 }
 
@@ -196,7 +201,7 @@ fn lost_events_lead_to_a_new_dump() {
         ip("link add vethb type veth peer name podb");
         ip("link set vethb master cni0 up");
         appear("10.244.1.5", "02:00:00:00:00:05", "vetha");
-        let pods = set(&["10.244.1.5", "10.244.1.6"]);
+        let pods = pods(&["10.244.1.5", "10.244.1.6"]);
         let mut links = Links::open().expect("dumped");
         links.events.widen(2048).expect("narrowed");
         links.interfaces_gone(&pods);

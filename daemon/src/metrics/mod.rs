@@ -75,7 +75,7 @@ impl Metrics {
         match state.engine.counters() {
             Ok(snapshot) => {
                 kept.series.update(&snapshot.meanings, &snapshot.totals);
-                kept.logged = LoggedPackets::of(snapshot.meanings.values().zip(&snapshot.totals));
+                kept.logged = LoggedPackets::of(snapshot.meanings.values().map(AsRef::as_ref).zip(&snapshot.totals));
                 kept.read = snapshot.read.unwrap_or(kept.read);
             }
             Err(error) => {

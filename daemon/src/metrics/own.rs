@@ -19,7 +19,7 @@ use super::process::{Conntrack, Process};
 use super::series::Size;
 use crate::cluster::WatchState;
 use crate::cni::Numbers;
-use crate::engine::{EngineStatus, RuleIds};
+use crate::engine::{EngineStatus, Programmed, RuleIds};
 use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
 use crate::manifests::Severity;
@@ -234,7 +234,7 @@ impl Own {
             for isolation in ["open", "isolated", "audited"] {
                 pods.insert((direction, isolation), 0);
             }
-            for pod in self.status.enforced.iter().flat_map(|effective| &effective.pods) {
+            for pod in self.status.enforced.iter().flat_map(|effective| effective.pods().values()) {
                 let isolation = match pod.isolation(direction).default {
                     Fallback::Open => "open",
                     Fallback::Deny => "isolated",
@@ -266,7 +266,10 @@ impl Own {
         out.many(&all::REPAIRS, upkeep.repairs.iter().map(|(kind, count)| (word(kind.word()), *count)))?;
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
-        out.many(&all::PROGRAMMED_OBJECTS, upkeep.programmed.by_kind().map(|(kind, count)| (word(kind), count)))?;
+        out.many(
+            &all::PROGRAMMED_OBJECTS,
+            Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)),
+        )?;
         out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
         out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }

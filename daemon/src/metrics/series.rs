@@ -7,16 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flatfell_rules::compile::CounterMeaning;
+use flatfell_rules::compile::{CounterMeaning, Meanings};
 use flatfell_rules::effective::{Effective, Fallback};
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ruleset::CounterValue;
 
 use super::catalogue::{self, Family};
 use super::format::{self, Format};
-
-/// What each counter counts, by its name.
-type Meanings = Arc<BTreeMap<String, CounterMeaning>>;
 
 /// What a row of series speaks of; in the order in which they are kept where there are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +110,7 @@ pub struct Series {
 impl Series {
     /// Takes in the totals of all counters, in the order of their meanings; `None` for one that was never read.
     pub fn update(&mut self, meanings: &Meanings, totals: &[Option<CounterValue>]) {
-        if !Arc::ptr_eq(&self.meanings, meanings) {
+        if !self.meanings.ptr_eq(meanings) {
             self.rebuild(meanings);
         }
         for row in self.rows.iter_mut().flatten() {
@@ -133,7 +130,7 @@ impl Series {
 
     fn rebuild(&mut self, meanings: &Meanings) {
         let mut rows: [BTreeMap<String, Row>; Subject::ALL.len()] = Default::default();
-        let described: Vec<_> = meanings.values().map(describe).collect();
+        let described: Vec<_> = meanings.values().map(|meaning| describe(meaning)).collect();
         for described in described.iter().flatten() {
             let row = rows[index(described.subject)].entry(described.labels.clone()).or_default();
             row.labels.clone_from(&described.labels);
@@ -150,7 +147,7 @@ impl Series {
             })
             .collect();
         self.rows = rows.map(|rows| rows.into_values().collect());
-        self.meanings = Arc::clone(meanings);
+        self.meanings = meanings.clone();
     }
 
     /// Writes them, at most `max` of those whose number users decide.
@@ -298,7 +295,7 @@ impl Isolation {
 
 fn isolated(effective: &Effective) -> Vec<String> {
     let mut lines = Vec::new();
-    for pod in &effective.pods {
+    for pod in effective.pods().values() {
         for direction in [Direction::Ingress, Direction::Egress] {
             let isolation = pod.isolation(direction);
             // Audited policies isolate nobody.

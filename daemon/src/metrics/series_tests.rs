@@ -4,6 +4,7 @@ use flatfell_rules::compile::Guard;
 use flatfell_rules::effective::{EffectivePod, Isolation as OfPod, RuleIdentity};
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Action;
+use flatfell_rules::ruleset::Name;
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn dropped(pod: &str) -> CounterMeaning {
 }
 
 fn meanings(all: impl IntoIterator<Item = CounterMeaning>) -> Meanings {
-    Arc::new((0..).zip(all).map(|(number, meaning)| (format!("c{number:03}"), meaning)).collect())
+    (0..).zip(all).map(|(number, meaning)| (Name::from(format!("c{number:03}")), Arc::new(meaning))).collect()
 }
 
 fn value(packets: u64) -> Option<CounterValue> {
@@ -139,7 +140,7 @@ fn only_policies_that_isolate_are_named() {
         ingress: of(Fallback::Deny),
         egress: of(Fallback::Audit),
     };
-    let effective = Arc::new(Effective { pods: vec![pod], ..Effective::default() });
+    let effective = Arc::new(Effective::from_iter([pod]));
     let mut series = Series::default();
     series.isolate(Some(&effective));
     let line = |policy| {

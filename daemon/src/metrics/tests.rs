@@ -10,7 +10,7 @@ use flatfell_rules::compile::{CounterMeaning, Guard};
 use flatfell_rules::effective::{Effective, EffectivePod, Fallback, Isolation, RuleIdentity};
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::{Action, Direction};
-use flatfell_rules::ruleset::CounterValue;
+use flatfell_rules::ruleset::{CounterValue, Name};
 use prometheus_client::encoding::text;
 
 use super::catalogue::{ALL, Kind};
@@ -55,7 +55,7 @@ fn status() -> EngineStatus {
     let name = ObjectName::new("shop", "fe");
     let pod = EffectivePod { name, addresses: Vec::new(), ingress: isolated, egress: Isolation::default() };
     let mut status = EngineStatus::starting();
-    status.enforced = Some(Arc::new(Effective { pods: vec![pod], ..Effective::default() }));
+    status.enforced = Some(Arc::new(Effective::from_iter([pod])));
     status.foreign_engines = ["calico"].into();
     status.upkeep.bridges = [(("cni0".to_owned(), "ipv4"), true)].into();
     status
@@ -111,7 +111,8 @@ fn series() -> Series {
         CounterMeaning::Unattributed,
     ];
     let totals = all.each_ref().map(|_| Some(CounterValue { packets: 1, bytes: 60 }));
-    let meanings = Arc::new((0..).zip(all).map(|(number, meaning): (u8, _)| (number.to_string(), meaning)).collect());
+    let meanings =
+        (0_u8..).zip(all).map(|(number, meaning)| (Name::from(number.to_string()), Arc::new(meaning))).collect();
     let mut series = Series::default();
     series.update(&meanings, &totals);
     series.isolate(status().enforced.as_ref());

@@ -119,7 +119,7 @@ async fn an_outage_keeps_the_state_and_its_end_is_seen_soon() {
         let lists: u64 = daemon.state.borrow().watches.iter().map(|watch| watch.lists).sum();
         assert_eq!(lists, if compacted { 8 } else { 4 }, "listed again only where changes are gone: {seen:#?}");
         let last = daemon.last().expect("a state");
-        let peers = format!("{:?}", last.pods);
+        let peers = format!("{:?}", last.pods());
         assert!(!peers.contains("10.0.0.6/"), "{peers}");
     }
 }

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
 use flatfell_rules::ruleset::*;
+use imbl::OrdMap;
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs a test in a network namespace of its own, which ends with it.
@@ -45,6 +47,16 @@ pub fn table_id(family: Family, name: &str) -> TableId {
     TableId { family, name: name.to_owned() }
 }
 
+/// A map of a table.
+pub fn shared<T>(all: impl IntoIterator<Item = (impl Into<Name>, T)>) -> OrdMap<Name, Arc<T>> {
+    all.into_iter().map(|(name, one)| (name.into(), Arc::new(one))).collect()
+}
+
+/// The counters of a table.
+pub fn counters(all: impl IntoIterator<Item = (impl Into<Name>, Counter)>) -> OrdMap<Name, Counter> {
+    all.into_iter().map(|(name, one)| (name.into(), one)).collect()
+}
+
 /// The operations that make a ruleset where nothing is.
 pub fn make(ruleset: &Ruleset) -> Vec<Op> {
     let mut ops = Vec::new();
@@ -59,8 +71,8 @@ pub fn make(ruleset: &Ruleset) -> Vec<Op> {
             op(OpKind::AddChain { name: name.clone(), hook: chain.hook, comment: chain.comment.clone() });
         }
         for (name, set) in &table.sets {
-            op(OpKind::AddSet { name: name.clone(), set: set.clone() });
-            let elements: Vec<_> = set.elements.clone().into_iter().collect();
+            op(OpKind::AddSet { name: name.clone(), set: set.emptied() });
+            let elements: Vec<_> = set.elements.iter().collect();
             for part in elements.chunks(256) {
                 op(OpKind::AddElements { set: name.clone(), elements: part.iter().cloned().collect() });
             }
@@ -105,11 +117,11 @@ fn is_not(field: Field, value: Value) -> Expr {
 }
 
 fn lookup(key: &[Field], set: &str) -> Expr {
-    Expr::Lookup { key: key.to_vec(), set: set.to_owned() }
+    Expr::Lookup { key: key.to_vec(), set: set.into() }
 }
 
 fn vmap(key: &[Field], map: &str) -> Expr {
-    Expr::Vmap { key: key.to_vec(), map: map.to_owned() }
+    Expr::Vmap { key: key.to_vec(), map: map.into() }
 }
 
 fn prefix(field: Field, text: &str) -> Expr {
@@ -168,9 +180,9 @@ fn interval_sets() -> Vec<(&'static str, Set)> {
 fn maps() -> Vec<(&'static str, Set)> {
     use KeyType::*;
     let to = |values: Vec<Value>, verdict| (values, Datum::Verdict(verdict));
-    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.to_owned()));
-    let jump = Verdict::Jump("pod-1".to_owned());
-    let goto = Verdict::Goto("pod-1".to_owned());
+    let counts = |mark, name: &str| (vec![Value::Mark(mark)], Datum::Counter(name.into()));
+    let jump = Verdict::Jump("pod-1".into());
+    let goto = Verdict::Goto("pod-1".into());
     vec![
         (
             "egress4",
@@ -260,9 +272,9 @@ fn matches() -> Vec<Expr> {
 fn statements() -> Vec<Expr> {
     let log = |prefix: &str, snaplen| Expr::Log { prefix: prefix.to_owned(), group: 5, snaplen };
     vec![
-        Expr::Counter("c-rule".to_owned()),
-        Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".to_owned() },
-        Expr::CounterMap { mask: u32::MAX, map: "by-id".to_owned() },
+        Expr::Counter("c-rule".into()),
+        Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".into() },
+        Expr::CounterMap { mask: u32::MAX, map: "by-id".into() },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0100_0000 },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0 },
         Expr::SetCtMark { keep: 0, value: 7 },
@@ -274,7 +286,7 @@ fn statements() -> Vec<Expr> {
 /// One of each match, statement and verdict, and for each something that is nearly the same.
 pub fn singles() -> Vec<Expr> {
     use Field::*;
-    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.into()));
     let near = vec![
         Expr::CtMark { mask: 0xff00_0000, value: 0x0200_0000, negated: false },
         Expr::CtMark { mask: 0xfe00_0000, value: 0x0200_0000, negated: false },
@@ -294,8 +306,8 @@ pub fn singles() -> Vec<Expr> {
         lookup(&[IpDaddr, IpSaddr], "self4"),
         Expr::Limit { rate: 10, burst: 6 },
         Expr::Limit { rate: 11, burst: 5 },
-        Expr::Counter("c-zero".to_owned()),
-        Expr::CounterMap { mask: 0xfff, map: "by-id".to_owned() },
+        Expr::Counter("c-zero".into()),
+        Expr::CounterMap { mask: 0xfff, map: "by-id".into() },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0200_0000 },
         Expr::SetCtMark { keep: 0x00ff_fff0, value: 0x0100_0000 },
         Expr::SetCtMark { keep: 0, value: 8 },
@@ -304,7 +316,7 @@ pub fn singles() -> Vec<Expr> {
         Expr::Log { prefix: "denied: ".to_owned(), group: 5, snaplen: 65 },
         jump("pod-1"),
         jump("pod-2"),
-        Expr::Verdict(Verdict::Goto("pod-1".to_owned())),
+        Expr::Verdict(Verdict::Goto("pod-1".into())),
         Expr::Verdict(Verdict::Accept),
         Expr::Verdict(Verdict::Drop),
         Expr::Verdict(Verdict::Return),
@@ -315,15 +327,15 @@ pub fn singles() -> Vec<Expr> {
 fn combined() -> Vec<Rule> {
     use Field::*;
     let check = Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: false };
-    let count = Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".to_owned() };
+    let count = Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".into() };
     let accept = Expr::Verdict(Verdict::Accept);
     vec![
         rule("checked, counted", vec![check, count, accept.clone()]),
         rule(&"x".repeat(127), vec![lookup(&[IpSaddr], "a4"), lookup(&[IpDaddr], "a4"), is(TcpDport, Value::Port(80))]),
         rule("", vec![is(L4Proto, Value::Proto(6)), lookup(&[IpSaddr], "a4")]),
         rule("", vec![lookup(&[Ip6Saddr], "a6"), is(Icmpv6Type, Value::Icmpv6Type(135)), accept]),
-        rule("", vec![Expr::Verdict(Verdict::Jump("pod-1".to_owned()))]),
-        rule("", vec![Expr::Verdict(Verdict::Goto("pod-1".to_owned()))]),
+        rule("", vec![Expr::Verdict(Verdict::Jump("pod-1".into()))]),
+        rule("", vec![Expr::Verdict(Verdict::Goto("pod-1".into()))]),
         rule("", vec![Expr::Verdict(Verdict::Return)]),
         rule("", vec![Expr::Verdict(Verdict::Drop)]),
     ]
@@ -335,41 +347,38 @@ fn base(hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
 
 /// Two tables with every kind of match, statement, set, chain and counter.
 pub fn everything() -> Ruleset {
-    let counter = |text: &str| Counter { comment: text.to_owned() };
+    let counter = |text: &str| Counter { comment: text.into() };
     let mut rules: Vec<Rule> = matches().into_iter().map(|one| rule("", vec![one])).collect();
     rules.extend(statements().into_iter().map(|one| rule("", vec![one])));
     rules.extend(combined());
     let inet = Table {
-        chains: BTreeMap::from([
-            ("forward".to_owned(), base(Hook::Forward, -10, rules)),
-            ("input".to_owned(), base(Hook::Input, 0, vec![])),
-            ("output".to_owned(), base(Hook::Output, 5, vec![])),
-            ("pod-1".to_owned(), Chain { comment: "default/web".to_owned(), ..Chain::default() }),
-            ("pod-2".to_owned(), Chain::default()),
+        chains: shared([
+            ("forward", base(Hook::Forward, -10, rules)),
+            ("input", base(Hook::Input, 0, vec![])),
+            ("output", base(Hook::Output, 5, vec![])),
+            ("pod-1", Chain { comment: "default/web".to_owned(), ..Chain::default() }),
+            ("pod-2", Chain::default()),
         ]),
-        sets: sets(),
-        counters: BTreeMap::from([
-            ("c-rule".to_owned(), counter("default/allow-web ingress 0")),
-            ("c-zero".to_owned(), counter("")),
-        ]),
+        sets: shared(sets()),
+        counters: counters([("c-rule", counter("default/allow-web ingress 0")), ("c-zero", counter(""))]),
     };
     let guard = vec![
         lookup(&[Field::Iifname], "ports"),
         is_not(Field::EtherType, Value::EtherType(0x0800)),
         is_not(Field::EtherType, Value::EtherType(0x86dd)),
         is_not(Field::EtherType, Value::EtherType(0x0806)),
-        Expr::Counter("c-tagged".to_owned()),
+        Expr::Counter("c-tagged".into()),
         Expr::Verdict(Verdict::Drop),
     ];
     let own = vec![is(Field::IpSaddr, v4("10.0.0.1")), is(Field::TcpDport, Value::Port(80))];
     let icmp = vec![is(Field::Icmpv6Type, Value::Icmpv6Type(134))];
     let bridge = Table {
-        chains: BTreeMap::from([(
-            "prerouting".to_owned(),
+        chains: shared([(
+            "prerouting",
             base(Hook::Prerouting, -200, vec![rule("tagged frames", guard), rule("", own), rule("", icmp)]),
         )]),
-        sets: BTreeMap::from([("ports".to_owned(), sets()["ports"].clone())]),
-        counters: BTreeMap::from([("c-tagged".to_owned(), counter("frames with a tag"))]),
+        sets: shared([("ports", sets()["ports"].clone())]),
+        counters: counters([("c-tagged", counter("frames with a tag"))]),
     };
     let tables = [(table_id(Family::Inet, "flatfell-1a"), inet), (table_id(Family::Bridge, "flatfell-1a"), bridge)];
     Ruleset { tables: BTreeMap::from(tables) }

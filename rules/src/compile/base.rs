@@ -9,20 +9,21 @@
 //!   100       masquerade
 //! ```
 //!
-//! In: [`Effective`] and [`Layout`]. Out: the base chains, their fixed sets and the guards of a [`Builder`]. What always holds: a flow
+//! In: the [`Layout`]. Out: the base chains, their fixed sets and the guards of a [`Part`]. What always holds: a flow
 //! that the current generation judged is accepted by the first rule; every other packet of a flow's own direction is
 //! judged.
 
 use super::count::{self, COUNT};
 use super::log;
+use super::part::Part;
 use super::pod::dispatch_map;
-use super::sets::{Builder, Ip};
+use super::sets::Ip;
 use super::{CounterMeaning, GENERATION_SET, Guard, Layout, unknown};
-use crate::effective::{Effective, Fallback};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
-use crate::ranges::PodRanges;
-use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Rule, SetKind, Value, Verdict};
+use crate::ruleset::{
+    BaseHook, Chain, CtDirection, Datum, Expr, Field, Hook, KeyType, Name, Rule, SetKind, Value, Verdict,
+};
 
 /// Behind conntrack and DNAT, before iptables' FORWARD: `filter - 10`.
 const PRIORITY: i32 = -10;
@@ -32,6 +33,18 @@ const BRIDGE_PRIORITY: i32 = -200;
 
 /// The chain that judges what comes from a pod bridge before any policy.
 const BRIDGED: &str = "bridged";
+
+/// The chain of packets from a pod bridge to elsewhere on a node with an isolated pod.
+const BRIDGED_FORWARD: &str = "bridged-forward";
+
+/// The chain of packets whose destination is no single interface's.
+const MULTICAST: &str = "multicast";
+
+/// The chain of the way back of a flow that no current judgement let through at once.
+const REPLIES: &str = "replies";
+
+/// The chain of what conntrack relates to another flow.
+const RELATED: &str = "related";
 
 /// The chain where every denial of policy ends.
 pub(super) const DENIED: &str = "denied";
@@ -49,31 +62,30 @@ const REDIRECT: u8 = 137;
 
 /// Routing types of linux/rtnetlink.h that reach more than one interface: RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST.
 const MULTIPLE: [u32; 3] = [3, 4, 5];
+/// RTN_UNICAST, that of nearly every packet.
+const UNICAST: u32 = 1;
 
-impl Builder<'_> {
-    /// Says that an address is a local pod's.
-    pub(super) fn local_pod(&mut self, address: std::net::IpAddr) {
-        self.element(&pods(Ip::of(address)), super::sets::address(address), Datum::None);
+/// The set of the addresses of local pods.
+pub(super) fn pods(ip: Ip) -> &'static str {
+    match ip {
+        Ip::V4 => "pods4",
+        Ip::V6 => "pods6",
     }
 }
 
-pub(super) fn pods(ip: Ip) -> String {
-    format!("pods{}", ip.digit())
-}
-
 /// The fixed sets and maps, which the pods' elements go into.
-pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
+pub(super) fn add_sets(table: &mut Part, layout: &Layout) {
     for ip in Ip::BOTH {
         let key = || vec![ip.key_type()];
-        table.fixed(&pods(ip), SetKind::Set, key(), "addresses of local pods");
+        table.fixed(pods(ip), SetKind::Set, key(), "addresses of local pods");
         for direction in Direction::BOTH {
             let comment = format!("chains of local pods for {direction}");
-            table.fixed(&dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
+            table.fixed(dispatch_map(direction, ip), SetKind::VerdictMap, key(), &comment);
         }
     }
     table.fixed(GENERATION_SET, SetKind::Set, vec![KeyType::Mark], "the current generation of ct mark");
     table.element(GENERATION_SET, Value::Mark(layout.generation.mark()), Datum::None);
-    count::add_sets(table, &layout.ids);
+    count::add_sets(table);
     table.fixed("bridges", SetKind::Set, vec![KeyType::Ifname], "bridges that carry pods");
     for bridge in &layout.bridges {
         table.element("bridges", Value::Ifname(bridge.clone()), Datum::None);
@@ -88,20 +100,25 @@ pub(super) fn add_sets(table: &mut Builder<'_>, layout: &Layout) {
     }
 }
 
-/// The base chains and the guards.
-pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout: &Layout) {
-    let closed = effective
-        .pods
-        .iter()
-        .any(|pod| Direction::BOTH.into_iter().any(|direction| pod.isolation(direction).default == Fallback::Deny));
+/// The base chains and the guards; `closed`: a local pod is isolated.
+pub(super) fn add_chains(table: &mut Part, layout: &Layout, closed: bool) {
     let bridged = bridged(table, closed);
     table.chain(BRIDGED, Chain { hook: None, comment: "from a bridge that carries pods".to_owned(), rules: bridged });
-    table.chain(DENIED, Chain { hook: None, comment: "every denial of policy".to_owned(), rules: denied() });
+    let replies = replies(table);
+    for (name, comment, rules) in [
+        (DENIED, "every denial of policy", denied()),
+        (REPLIES, "the way back of flows that are not judged by the current policy", replies),
+        (RELATED, "what belongs to another flow", related()),
+    ] {
+        table.chain(name, Chain { hook: None, comment: comment.to_owned(), rules });
+    }
+    if closed {
+        add_multicast(table);
+    }
     log::add_chains(table, layout.flow_log);
-    let ranges = unknown::ranges(effective, layout);
-    ranges.iter().for_each(|ranges| unknown::add(table, ranges));
-    let forward = forward(table, layout, ranges, closed);
-    let input = input(table, layout, ranges);
+    unknown::add(table, &layout.pod_ranges);
+    let forward = forward(table, layout, closed);
+    let input = input(table, layout);
     let output = output(table);
     count::add_chains(table);
     for (hook, name, rules, comment) in [
@@ -115,7 +132,7 @@ pub(super) fn add_chains(table: &mut Builder<'_>, effective: &Effective, layout:
 }
 
 /// The chain at the bridges' ports: only IP and ARP, without tags (a tagged frame passes by every inet hook).
-pub(super) fn add_frame_guard(table: &mut Builder<'_>, layout: &Layout) {
+pub(super) fn add_frame_guard(table: &mut Part, layout: &Layout) {
     table.fixed("ports", SetKind::Set, vec![KeyType::Ifname], "ports of bridges that carry pods");
     for port in &layout.ports {
         table.element("ports", Value::Ifname(port.clone()), Datum::None);
@@ -125,7 +142,7 @@ pub(super) fn add_frame_guard(table: &mut Builder<'_>, layout: &Layout) {
         .iter()
         .map(|kind| Expr::Compare { field: Field::EtherType, value: Value::EtherType(*kind), negated: true })
         .collect();
-    exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".to_owned() });
+    exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".into() });
     exprs.extend([Expr::Counter(counter), Expr::Verdict(Verdict::Drop)]);
     let rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
     let hook = Some(BaseHook { hook: Hook::Prerouting, priority: BRIDGE_PRIORITY });
@@ -141,57 +158,92 @@ fn verdict(verdict: Verdict) -> Expr {
 }
 
 /// The counter of a guard.
-pub(super) fn guard(table: &mut Builder<'_>, guard: Guard) -> String {
+pub(super) fn guard(table: &mut Part, guard: Guard) -> Name {
     let word = guard.word();
     table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
 }
 
 /// What every hook asks first.
-fn head(table: &mut Builder<'_>, layout: &Layout) -> Vec<Rule> {
+fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let current = layout.generation.mark();
     let of_current = |bit| Expr::CtMark { mask: GENERATION_MASK | TWO_IDS, value: current | bit, negated: false };
     let [egress, ingress] = HALVES.map(|half| count::by_mark(id_mask(half)));
     let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
     let nobody = Expr::Counter(count::unattributed(table));
-    let mut rules = vec![
-        rule(vec![of_current(0), count::by_mark(IDS_MASK), verdict(Verdict::Accept)], "judged by the current policy"),
-        rule(vec![of_current(TWO_IDS), egress, ingress, verdict(Verdict::Accept)], "the same, between local pods"),
-        rule(vec![any, nobody, verdict(Verdict::Accept)], "the same, by an id of nobody any more"),
-        denied_reply(table),
-    ];
-    rules.extend(replies());
-    // Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
-    for protocol in [1, 58] {
-        let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
-        rules.push(rule(vec![Expr::CtStateRelated, l4proto, verdict(Verdict::Accept)], "errors about a flow"));
-    }
-    rules.push(rule(
+    let accept = verdict(Verdict::Accept);
+    let mut rules = if layout.counts {
         vec![
-            Expr::Lookup { key: vec![Field::Iifname], set: "bridges".to_owned() },
-            verdict(Verdict::Jump(BRIDGED.to_owned())),
-        ],
-        "",
-    ));
+            // First what asks most: the packets of these flows stay on the node, and this is most of what they pay.
+            rule(vec![of_current(TWO_IDS), egress, ingress, accept.clone()], "judged, between local pods"),
+            rule(vec![of_current(0), count::by_mark(IDS_MASK), accept.clone()], "judged by the current policy"),
+            rule(vec![any, nobody, accept], "the same, by an id of nobody any more"),
+        ]
+    } else {
+        vec![rule(vec![any, accept], "judged by the current policy")]
+    };
+    rules.push(rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""));
+    rules.push(rule(vec![Expr::CtStateRelated, jump(RELATED)], ""));
     rules
 }
 
+fn jump(chain: &str) -> Expr {
+    verdict(Verdict::Jump(chain.into()))
+}
+
 /// The way back of a flow that no current judgement let through at once.
-fn replies() -> [Rule; 2] {
-    let reply = Expr::CtDirection(CtDirection::Reply);
-    [
-        rule(vec![reply.clone(), count::any_of(GENERATION_MASK), verdict(Verdict::Jump(COUNT.to_owned()))], ""),
-        rule(vec![reply, verdict(Verdict::Accept)], "replies"),
+fn replies(table: &mut Part) -> Vec<Rule> {
+    vec![
+        denied_reply(table, None),
+        rule(vec![count::any_of(GENERATION_MASK), jump(COUNT)], ""),
+        rule(vec![verdict(Verdict::Accept)], "judged by the packet that began the flow"),
     ]
 }
 
-fn denied_reply(table: &mut Builder<'_>) -> Rule {
-    let exprs = vec![
-        Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false },
-        Expr::CtDirection(CtDirection::Reply),
-        Expr::Counter(guard(table, Guard::DeniedReply)),
-        verdict(Verdict::Drop),
-    ];
+/// Only ICMP: an expectation of a helper is related as well, and its master's mark would carry it past policy.
+fn related() -> Vec<Rule> {
+    let accept = |protocol| {
+        let l4proto = Expr::Compare { field: Field::L4Proto, value: Value::Proto(protocol), negated: false };
+        rule(vec![l4proto, verdict(Verdict::Accept)], "errors about a flow")
+    };
+    [1, 58].map(accept).into()
+}
+
+fn denied_reply(table: &mut Part, direction: Option<CtDirection>) -> Rule {
+    let denied = Expr::CtMark { mask: GENERATION_MASK, value: DENIED_MARK, negated: false };
+    let mut exprs = vec![denied];
+    exprs.extend(direction.map(Expr::CtDirection));
+    exprs.extend([Expr::Counter(guard(table, Guard::DeniedReply)), verdict(Verdict::Drop)]);
     rule(exprs, "replies of denied flows")
+}
+
+/// What comes from a bridge that carries pods goes here first.
+fn from_bridges(chain: &str) -> Rule {
+    rule(vec![Expr::Lookup { key: vec![Field::Iifname], set: "bridges".into() }, jump(chain)], "")
+}
+
+/// What reaches pods without naming them.
+fn add_multicast(table: &mut Part) {
+    let of_kind =
+        |value, negated| Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(value), negated };
+    let counter = guard(table, Guard::Multicast);
+    let drop = |kind: u32| {
+        let exprs = vec![of_kind(kind, false), Expr::Counter(counter.clone()), verdict(Verdict::Drop)];
+        rule(exprs, "reaches pods without naming them")
+    };
+    for (name, comment, rules) in [
+        (
+            MULTICAST,
+            "destinations on more than one interface, and others that are no single one",
+            MULTIPLE.map(drop).into(),
+        ),
+        (
+            BRIDGED_FORWARD,
+            "from a bridge that carries pods, to elsewhere",
+            vec![rule(vec![jump(BRIDGED)], ""), rule(vec![of_kind(UNICAST, true), jump(MULTICAST)], "")],
+        ),
+    ] {
+        table.chain(name, Chain { hook: None, comment: comment.to_owned(), rules });
+    }
 }
 
 /// Stamps the flow, so that the way back of a running connection stops too, then drops. Two rules: a packet that
@@ -201,32 +253,23 @@ fn denied() -> Vec<Rule> {
     vec![rule(vec![stamp], "replies stop too"), rule(vec![verdict(Verdict::Drop)], "")]
 }
 
-fn forward(table: &mut Builder<'_>, layout: &Layout, ranges: Option<&PodRanges>, closed: bool) -> Vec<Rule> {
+fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
-    if closed {
-        rules.extend(MULTIPLE.iter().map(|kind| {
-            let exprs = vec![
-                Expr::Lookup { key: vec![Field::Iifname], set: "bridges".to_owned() },
-                Expr::Compare { field: Field::FibDaddrIifType, value: Value::AddrType(*kind), negated: false },
-                Expr::Counter(guard(table, Guard::Multicast)),
-                verdict(Verdict::Drop),
-            ];
-            rule(exprs, "reaches pods without naming them")
-        }));
-    }
-    rules.extend(HALVES.into_iter().flat_map(|half| unknown::asks(ranges, half)));
-    rules.extend(HALVES.map(forget));
+    rules.push(from_bridges(if closed { BRIDGED_FORWARD } else { BRIDGED }));
+    rules.extend(HALVES.into_iter().flat_map(|half| unknown::asks(&layout.pod_ranges, half)));
+    rules.push(forget());
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
     rules.extend(judged(table, layout));
     rules
 }
 
-fn input(table: &mut Builder<'_>, layout: &Layout, ranges: Option<&PodRanges>) -> Vec<Rule> {
+fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
+    rules.push(from_bridges(BRIDGED));
     if layout.own_node_egress {
-        rules.extend(unknown::asks(ranges, Direction::Egress));
-        rules.extend(HALVES.map(forget));
+        rules.extend(unknown::asks(&layout.pod_ranges, Direction::Egress));
+        rules.push(forget());
         rules.extend(dispatch(Direction::Egress));
     } else {
         let nobody = Expr::SetCtMark { keep: !IDS_MASK, value: 0 };
@@ -236,19 +279,18 @@ fn input(table: &mut Builder<'_>, layout: &Layout, ranges: Option<&PodRanges>) -
     rules
 }
 
-fn output(table: &mut Builder<'_>) -> Vec<Rule> {
+fn output(table: &mut Part) -> Vec<Rule> {
     let reply = Expr::CtDirection(CtDirection::Reply);
-    let count = verdict(Verdict::Jump(COUNT.to_owned()));
     vec![
-        denied_reply(table),
-        rule(vec![count::any_of(GENERATION_MASK), reply, count], "replies of the node to its pods"),
+        denied_reply(table, Some(CtDirection::Reply)),
+        rule(vec![count::any_of(GENERATION_MASK), reply, jump(COUNT)], "replies of the node to its pods"),
     ]
 }
 
 /// Ids that an earlier policy wrote stand until another is written over them; where a half has no local pod any more, none
 /// is.
-fn forget(half: Direction) -> Rule {
-    rule(vec![count::any_of(id_mask(half)), verdict(Verdict::Jump(count::forget_half(half)))], "")
+fn forget() -> Rule {
+    rule(vec![count::any_of(IDS_MASK), jump(count::FORGET)], "")
 }
 
 /// The addresses of the end of a connection that a half is about.
@@ -261,30 +303,40 @@ pub(super) fn ends(half: Direction) -> [(Field, Ip); 2] {
 
 /// Into the chain of the pod whose address it is; an allow returns to behind this.
 fn dispatch(half: Direction) -> [Rule; 2] {
-    ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip) }], ""))
+    ends(half).map(|(field, ip)| rule(vec![Expr::Vmap { key: vec![field], map: dispatch_map(half, ip).into() }], ""))
 }
 
-/// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. The stamp
-/// stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
-fn judged(table: &mut Builder<'_>, layout: &Layout) -> [Rule; 6] {
-    let jump = |chain: &str| verdict(Verdict::Jump(chain.to_owned()));
+/// Counts and stamps what policy let through, if it has an end in this node's pods: others use ct mark too. What has an id has
+/// one. The stamp stands in the base chain, which a packet in flight keeps: a decision of rules that are gone is stamped as theirs.
+fn judged(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let stamp = |bit| Expr::SetCtMark { keep: IDS_MASK, value: layout.generation.mark() | bit };
-    let [egress, ingress] = HALVES.map(|half| count::any_of(id_mask(half)));
-    let nobody = Expr::Counter(count::unattributed(table));
-    [
-        rule(vec![jump(count::OTHERS)], ""),
+    let both = || HALVES.map(|half| count::any_of(id_mask(half))).into_iter();
+    let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
+    let nobody = [Expr::Counter(count::unattributed(table)), verdict(Verdict::Accept)];
+    let accept = verdict(Verdict::Accept);
+    if !layout.counts {
+        return vec![
+            rule(vec![without, jump(count::OTHERS)], ""),
+            rule(vec![stamp(0), accept.clone()], "judged"),
+            rule(vec![accept], "conntrack does not know it"),
+        ];
+    }
+    let counted = HALVES.map(|half| count::by_mark(id_mask(half)));
+    vec![
+        rule(vec![without, jump(count::OTHERS)], ""),
         rule(vec![count::never_judged(), jump(count::BEGIN)], ""),
-        rule(vec![jump(COUNT)], ""),
-        rule(vec![egress, ingress, stamp(TWO_IDS), verdict(Verdict::Accept)], "judged, between local pods"),
-        rule(vec![stamp(0), verdict(Verdict::Accept)], "judged"),
-        rule(vec![nobody, verdict(Verdict::Accept)], "conntrack does not know it"),
+        rule(both().chain([stamp(TWO_IDS)]).chain(counted).chain([accept.clone()]).collect(), "between local pods"),
+        rule(both().chain(nobody.clone()).collect(), "the same, by an id of nobody any more"),
+        rule(vec![stamp(0), count::by_mark(IDS_MASK), accept], "judged"),
+        rule(vec![jump(count::OTHERS)], ""),
+        rule(nobody.into(), "an id of nobody any more, or conntrack does not know it"),
     ]
 }
 
 /// What a pod bridge may carry beside policy: discovery, and nothing that names no pod.
-fn bridged(table: &mut Builder<'_>, closed: bool) -> Vec<Rule> {
+fn bridged(table: &mut Part, closed: bool) -> Vec<Rule> {
     let icmpv6 = |kind| Expr::Compare { field: Field::Icmpv6Type, value: Value::Icmpv6Type(kind), negated: false };
-    let drop = |table: &mut Builder<'_>, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
+    let drop = |table: &mut Part, guarded| [Expr::Counter(guard(table, guarded)), verdict(Verdict::Drop)];
     let mut rules = Vec::new();
     for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
         let mut exprs = vec![icmpv6(kind)];
@@ -295,7 +347,7 @@ fn bridged(table: &mut Builder<'_>, closed: bool) -> Vec<Rule> {
     let to_group = Expr::Prefix { field: Field::Ip6Daddr, prefix: six([0xff00, 0, 0, 0, 0, 0, 0, 0], 8) };
     // Only where it stays on the bridge: else an isolated pod could send anything as discovery.
     for (set, stays) in [("discovery", on_link), ("listeners", to_group)] {
-        let kinds = Expr::Lookup { key: vec![Field::Icmpv6Type], set: set.to_owned() };
+        let kinds = Expr::Lookup { key: vec![Field::Icmpv6Type], set: set.into() };
         rules.push(rule(vec![kinds, stays, verdict(Verdict::Accept)], "IPv6 lives on it"));
     }
     if closed {

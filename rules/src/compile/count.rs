@@ -1,16 +1,17 @@
 //! Counting whole connections: what is done with the ids in ct mark.
 //!
-//! In: [`Ids`]. Out: the maps from ids to counters, and the chains that count. What always holds: a packet that passes and has an
+//! In: nothing. Out: the maps from ids to counters, and the chains that count. What always holds: a packet that passes and has an
 //! end in a local pod is counted once for each half that has an id, or once as not attributed; no rule here says what
 //! passes; nothing here depends on the generation, so that no chain that is jumped to writes one (a packet in flight keeps
 //! the base chain it entered, not what that leads to).
 
-use super::sets::{Builder, Ip};
+use super::part::Part;
+use super::sets::Ip;
 use super::{CounterMeaning, base};
-use crate::ids::{CONNECTIONS, COUNTERS, Ids, RETIRED};
+use crate::ids::{CONNECTIONS, COUNTERS, RETIRED};
 use crate::mark::{GENERATION_MASK, HALVES, IDS_MASK, NO_ID, id_bits, id_mask};
 use crate::policy::Direction;
-use crate::ruleset::{Chain, Datum, Expr, Field, KeyType, Rule, SetKind, Value, Verdict};
+use crate::ruleset::{Chain, Datum, Expr, Field, KeyType, Name, Rule, SetKind, Value, Verdict};
 
 /// The chain that counts a packet by the ids of its flow.
 pub(super) const COUNT: &str = "count";
@@ -21,12 +22,15 @@ pub(super) const BEGIN: &str = "begin";
 /// The chain that accepts what has no end in a local pod.
 pub(super) const OTHERS: &str = "others";
 
+/// The chain that clears the ids of halves that have no local pod.
+pub(super) const FORGET: &str = "forget";
+
 /// Elements of a counter map: every id of both halves, and none. The kernel picks its fastest set for a size that is known, at 32
 /// bytes for each element.
 const SIZE: u32 = 8192;
 
-/// The maps, and the ids that wait.
-pub(super) fn add_sets(table: &mut Builder<'_>, ids: &Ids) {
+/// The maps, and the set of ids that wait.
+pub(super) fn add_sets(table: &mut Part) {
     let key = || vec![KeyType::Mark];
     table.sized(COUNTERS, SetKind::CounterMap, key(), SIZE, "counters of packets, by the ids in ct mark");
     table.sized(CONNECTIONS, SetKind::CounterMap, key(), SIZE, "counters of connections, by the ids in ct mark");
@@ -36,21 +40,18 @@ pub(super) fn add_sets(table: &mut Builder<'_>, ids: &Ids) {
     for bits in none {
         table.element(COUNTERS, Value::Mark(bits), Datum::Counter(nobody.clone()));
     }
-    for bits in ids.retired() {
-        table.element(RETIRED, Value::Mark(bits), Datum::None);
-    }
 }
 
 /// The counter of what is counted for nobody.
-pub(super) fn unattributed(table: &mut Builder<'_>) -> String {
-    let name = "unattributed".to_owned();
+pub(super) fn unattributed(table: &mut Part) -> Name {
+    let name = Name::from("unattributed");
     table.named_counter(name.clone(), "packets that passed and count for no rule", CounterMeaning::Unattributed);
     name
 }
 
 /// Counts by the ids under this mask.
 pub(super) fn by_mark(mask: u32) -> Expr {
-    Expr::CounterMap { mask, map: COUNTERS.to_owned() }
+    Expr::CounterMap { mask, map: COUNTERS.into() }
 }
 
 /// Matches marks with a bit under this mask.
@@ -59,7 +60,7 @@ pub(super) fn any_of(mask: u32) -> Expr {
 }
 
 /// The chains that count.
-pub(super) fn add_chains(table: &mut Builder<'_>) {
+pub(super) fn add_chains(table: &mut Part) {
     let nobody = Expr::Counter(unattributed(table));
     for half in Direction::BOTH {
         let rules = vec![
@@ -72,7 +73,11 @@ pub(super) fn add_chains(table: &mut Builder<'_>) {
         let rules = pods.into_iter().chain([base::rule(vec![forget], "of an earlier pod")]).collect();
         add(table, &forget_half(half), &format!("the {half} id of a flow that has no local pod there"), rules);
     }
-    let jump = |half| vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(count_half(half)))];
+    let rules = HALVES.map(|half| {
+        base::rule(vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(forget_half(half).into()))], "")
+    });
+    add(table, FORGET, "ids of an earlier judgement", rules.into());
+    let jump = |half| vec![any_of(id_mask(half)), Expr::Verdict(Verdict::Jump(count_half(half).into()))];
     let without = Expr::CtMark { mask: IDS_MASK, value: 0, negated: false };
     let rules = vec![
         base::rule(jump(Direction::Egress), ""),
@@ -80,7 +85,7 @@ pub(super) fn add_chains(table: &mut Builder<'_>) {
         base::rule(vec![without, nobody], ""),
     ];
     add(table, COUNT, "one packet, for each half of its flow", rules);
-    let connection = |half| Expr::CounterMap { mask: id_mask(half), map: CONNECTIONS.to_owned() };
+    let connection = |half| Expr::CounterMap { mask: id_mask(half), map: CONNECTIONS.into() };
     let rules = HALVES.map(|half| base::rule(vec![connection(half)], "")).into();
     add(table, BEGIN, "one connection, for each half", rules);
     let ends = HALVES.into_iter().flat_map(base::ends);
@@ -89,7 +94,7 @@ pub(super) fn add_chains(table: &mut Builder<'_>) {
     add(table, OTHERS, "what has no end in a local pod", rules);
 }
 
-fn add(table: &mut Builder<'_>, name: &str, comment: &str, rules: Vec<Rule>) {
+fn add(table: &mut Part, name: &str, comment: &str, rules: Vec<Rule>) {
     table.chain(name, Chain { hook: None, comment: comment.to_owned(), rules });
 }
 
@@ -98,12 +103,12 @@ fn count_half(half: Direction) -> String {
 }
 
 /// The chain that clears the id of a half that has no local pod.
-pub(super) fn forget_half(half: Direction) -> String {
+fn forget_half(half: Direction) -> String {
     format!("forget-{half}")
 }
 
 fn pod_end(field: Field, ip: Ip, verdict: Verdict) -> Rule {
-    base::rule(vec![Expr::Lookup { key: vec![field], set: base::pods(ip) }, Expr::Verdict(verdict)], "")
+    base::rule(vec![Expr::Lookup { key: vec![field], set: base::pods(ip).into() }, Expr::Verdict(verdict)], "")
 }
 
 /// Matches flows that nobody judged.

@@ -31,7 +31,8 @@ fn rule(direction: Direction) -> EffectiveRule {
 
 /// `a` has a rule for each direction, `b` none and no isolation.
 fn node() -> Effective {
-    let ruled = |direction| Isolation { default: Fallback::Deny, policies: Vec::new(), rules: vec![rule(direction)] };
+    let ruled =
+        |direction| Isolation { default: Fallback::Deny, policies: Vec::new(), rules: vec![Arc::new(rule(direction))] };
     let open = Isolation::default;
     let pod = |name: &str, address, ingress, egress| EffectivePod {
         name: ObjectName::new("x", name),
@@ -39,8 +40,8 @@ fn node() -> Effective {
         ingress,
         egress,
     };
-    let pods = vec![pod("a", A, ruled(Direction::Ingress), ruled(Direction::Egress)), pod("b", B, open(), open())];
-    Effective { pods, ..Effective::default() }
+    let pods = [pod("a", A, ruled(Direction::Ingress), ruled(Direction::Egress)), pod("b", B, open(), open())];
+    Effective::from_iter(pods)
 }
 
 struct Node {
@@ -51,7 +52,7 @@ struct Node {
 impl Node {
     fn with(ids: Ids, own_node_egress: bool) -> Self {
         let generation = Generation::new(9).expect("a generation");
-        let layout = Layout { generation, ids: Arc::new(ids), own_node_egress, ..Layout::default() };
+        let layout = Layout { generation, ids, own_node_egress, ..Layout::default() };
         Self { compiled: compile(&node(), &layout), generation }
     }
 
@@ -80,7 +81,8 @@ impl Node {
 
     /// What the counters that were hit count, short.
     fn counted(&self, trace: &Trace) -> Vec<String> {
-        let mut counted: Vec<String> = trace.counters.iter().map(|name| word(&self.compiled.counters[name])).collect();
+        let mut counted: Vec<String> =
+            trace.counters.iter().map(|name| word(&self.compiled.counters[name.as_str()])).collect();
         counted.sort();
         counted
     }

@@ -5,10 +5,10 @@
 //! is counted once, as sent to the log or as beyond its rate.
 
 use super::base::DENIED;
-use super::sets::Builder;
+use super::part::Part;
 use super::{CounterMeaning, FlowLog, Logged};
 use crate::policy::Direction;
-use crate::ruleset::{Chain, Expr, Rule, Verdict};
+use crate::ruleset::{Chain, Expr, Name, Rule, Verdict};
 
 /// Bytes of a packet that are copied: the longest headers that occur (IPv6, some extensions, TCP) are within.
 const SNAPLEN: u32 = 128;
@@ -24,20 +24,20 @@ pub(super) fn audited(direction: Direction) -> String {
 }
 
 /// The chains of both directions.
-pub(super) fn add_chains(table: &mut Builder, log: Option<FlowLog>) {
+pub(super) fn add_chains(table: &mut Part, log: Option<FlowLog>) {
     for direction in Direction::BOTH {
-        let end = Verdict::Goto(DENIED.to_owned());
+        let end = Verdict::Goto(DENIED.into());
         let rules = logged(table, log, &format!("denied {direction}"), &end);
         let comment = format!("denials of {direction}");
-        table.chain(&denied(direction), Chain { hook: None, comment, rules });
+        table.chain(denied(direction), Chain { hook: None, comment, rules });
         let rules = logged(table, log, &format!("audited {direction}"), &Verdict::Return);
         let comment = format!("what audited policies would deny of {direction}");
-        table.chain(&audited(direction), Chain { hook: None, comment, rules });
+        table.chain(audited(direction), Chain { hook: None, comment, rules });
     }
 }
 
 /// Logs a packet or counts it as not logged; both end alike.
-fn logged(table: &mut Builder, log: Option<FlowLog>, prefix: &str, end: &Verdict) -> Vec<Rule> {
+fn logged(table: &mut Part, log: Option<FlowLog>, prefix: &str, end: &Verdict) -> Vec<Rule> {
     let end = Expr::Verdict(end.clone());
     let Some(FlowLog { group, rate }) = log else {
         return vec![Rule { exprs: vec![end], comment: String::new() }];
@@ -54,7 +54,7 @@ fn logged(table: &mut Builder, log: Option<FlowLog>, prefix: &str, end: &Verdict
         .into()
 }
 
-fn counter(table: &mut Builder, logged: Logged) -> String {
+fn counter(table: &mut Part, logged: Logged) -> Name {
     let word = logged.word();
     table.counter(("flow-log", word, word), &format!("flow log: {word}"), CounterMeaning::FlowLog(logged))
 }

@@ -3,8 +3,10 @@
 //! In: bridges, by family. Out: two sets that no rule asks, and what such sets say. What always holds: a bridge is
 //! remembered with its interface index, so a later bridge of the same name is another one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::part::Part;
 use super::sets::Ip;
 use crate::ruleset::{Datum, Element, KeyType, Set, SetKind, Table, Value};
 
@@ -30,8 +32,8 @@ impl Switched {
     /// What a table remembers. Elements of another shape are nobody's bridges.
     pub fn of(table: &Table) -> Self {
         let read = |ip| {
-            let elements = table.sets.get(name(ip)).map(|set| set.elements.keys());
-            elements.into_iter().flatten().filter_map(bridge).collect()
+            let elements = table.sets.get(name(ip)).into_iter().flat_map(|set| set.elements.iter());
+            elements.filter_map(|(element, _)| bridge(&element)).collect()
         };
         Self { v4: read(Ip::V4), v6: read(Ip::V6) }
     }
@@ -53,10 +55,17 @@ impl Switched {
         self.v6.retain(&lives);
     }
 
+    /// The same as a contribution.
+    pub(super) fn add_to(&self, part: &mut Part) {
+        for (ip, bridges) in [(Ip::V4, &self.v4), (Ip::V6, &self.v6)] {
+            part.set(name(ip).into(), set(ip, bridges));
+        }
+    }
+
     /// Makes a table remember exactly this.
     pub fn write_to(&self, table: &mut Table) {
         for (ip, bridges) in [(Ip::V4, &self.v4), (Ip::V6, &self.v6)] {
-            table.sets.insert(name(ip).to_owned(), set(ip, bridges));
+            table.sets.insert(name(ip).into(), Arc::new(set(ip, bridges)));
         }
     }
 }
@@ -84,7 +93,7 @@ fn set(ip: Ip, bridges: &BTreeSet<BridgeId>) -> Set {
         interval: false,
         size: None,
         comment: format!("bridges (name, index) whose {flag} was off"),
-        elements: bridges.iter().map(element).collect::<BTreeMap<_, _>>(),
+        elements: bridges.iter().map(element).collect(),
     }
 }
 
@@ -121,7 +130,7 @@ mod tests {
         let have = compile(&Effective::default(), &Layout::default()).ruleset;
         let mut want = have.clone();
         some().write_to(want.tables.get_mut(&Slot::A.inet()).expect("a table"));
-        let change = diff(&have, want.clone());
+        let change = diff(&have.into(), want.clone());
         assert!(!change.tightens, "no packet asks these sets");
         let ops: Vec<_> = change.steps().flatten().map(|op| &op.kind).collect();
         assert!(ops.len() == 2 && ops.iter().all(|op| matches!(op, OpKind::AddElements { .. })), "{ops:?}");
@@ -133,7 +142,7 @@ mod tests {
         some().write_to(&mut first);
         let have = Ruleset { tables: [(Slot::A.inet(), first)].into() };
         let want = compile(&Effective::default(), &Layout { switched: some(), ..Layout::default() }).ruleset;
-        let change = diff(&have, want.clone());
+        let change = diff(&have.into(), want.clone());
         assert!(change.tightens, "its base chains are new");
         assert!(!change.steps().flatten().any(|op| matches!(op.kind, OpKind::DeleteTable)));
     }

@@ -21,10 +21,11 @@ const TIERS: [Tier; 3] = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
 
 fn isolated(default: Fallback, rules: Vec<EffectiveRule>) -> Effective {
+    let rules = rules.into_iter().map(Arc::new).collect();
     let ingress = Isolation { default, policies: Vec::new(), rules };
     let pod =
         EffectivePod { name: ObjectName::new("x", "a"), addresses: vec![POD], ingress, egress: Isolation::default() };
-    Effective { pods: vec![pod], ..Effective::default() }
+    Effective::from_iter([pod])
 }
 
 /// A rule for one port from anywhere.
@@ -106,7 +107,7 @@ fn a_pod_enters_by_one_name_whatever_its_first_tier() {
     for tier in TIERS {
         let effective = isolated(Fallback::Open, vec![rule(0, tier, Action::Deny, 1)]);
         let ruleset = compile(&effective, &Layout::default()).ruleset;
-        let entries: Vec<_> = ruleset.tables[&Slot::A.inet()].sets["ingress4"].elements.values().collect();
+        let entries: Vec<_> = ruleset.tables[&Slot::A.inet()].sets["ingress4"].elements.data().collect();
         let name = crate::names::name("ingress", "x/a", "x/a");
         assert_eq!(entries, [&Datum::Verdict(Verdict::Jump(name))], "{tier:?}");
     }
@@ -128,7 +129,7 @@ fn what_is_denied_stops_both_ways() {
 /// Each packet that is denied or audited is given to the log once, and no other is.
 #[test]
 fn the_log_changes_no_verdict_and_sees_each_denial_once() {
-    let sent_to_log = |trace: &Trace| trace.counters.iter().filter(|name| **name == Logged::Sent.counter()).count();
+    let sent_to_log = |trace: &Trace| trace.counters.iter().filter(|name| **name == *Logged::Sent.counter()).count();
     let allow = || vec![rule(0, Tier::NetworkPolicy, Action::Accept, 1)];
     for (default, passes) in [(Fallback::Deny, false), (Fallback::Audit, true)] {
         let effective = isolated(default, allow());
@@ -146,8 +147,8 @@ fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
     let compiled = compile(&isolated(Fallback::Deny, Vec::new()), &Layout { flow_log: Some(LOG), ..Layout::default() });
     let table = &compiled.ruleset.tables[&Slot::A.inet()];
     for (chain, end) in [
-        ("denied-ingress", Verdict::Goto("denied".to_owned())),
-        ("denied-egress", Verdict::Goto("denied".to_owned())),
+        ("denied-ingress", Verdict::Goto("denied".into())),
+        ("denied-egress", Verdict::Goto("denied".into())),
         ("audited-ingress", Verdict::Return),
         ("audited-egress", Verdict::Return),
     ] {
@@ -163,8 +164,9 @@ fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
     }
     let plain = compile(&isolated(Fallback::Deny, Vec::new()), &Layout::default());
     let table = &plain.ruleset.tables[&Slot::A.inet()];
-    let logs =
-        |chain: &Chain| chain.rules.iter().flat_map(|rule| &rule.exprs).any(|expr| matches!(expr, Expr::Log { .. }));
+    let logs = |chain: &Arc<Chain>| {
+        chain.rules.iter().flat_map(|rule| &rule.exprs).any(|expr| matches!(expr, Expr::Log { .. }))
+    };
     assert!(!table.chains.values().any(logs) && !plain.counters.contains_key(&Logged::Sent.counter()));
 }
 
@@ -185,7 +187,8 @@ fn what_is_not_known_stops_both_ways_and_a_pause_lets_it_pass() {
     assert_eq!(mark & GENERATION_MASK, DENIED_MARK);
     assert!(!at(&nobody, Flow { direction: CtDirection::Reply, related: false, mark }).passed);
     assert!(at(&isolated(Fallback::Open, Vec::new()), opening(0)).passed, "known");
-    let paused = Effective { lifted: true, ..nobody };
+    let mut paused = nobody;
+    paused.lifted = true;
     assert!(at(&paused, opening(0)).passed);
 }
 
@@ -202,7 +205,8 @@ fn base_chains_stand_between_conntrack_and_iptables() {
 fn an_identity_reads_as_all_that_it_is() {
     let identity = rule(2, Tier::Baseline, Action::Deny, 80).identity;
     assert_eq!(identity.text(), "x/p ingress deny peers Baseline ports 80 #2");
-    assert_eq!(isolated(Fallback::Open, Vec::new()).addresses(), [POD].into());
+    let open = isolated(Fallback::Open, Vec::new());
+    assert_eq!(open.local().iter().collect::<Vec<_>>(), [(&POD, &ObjectName::new("x", "a"))]);
 }
 
 #[test]

@@ -3,19 +3,22 @@
 //! In: a table as it is and as it shall be. Out: elements by set. What always holds: elements are added in the
 //! switch and removed behind it, so that no packet misses both the old and the new place of an address; those that
 //! stand in the way of the switch (another datum for the same key, an interval that overlaps or touches a new one, a map whose
-//! union would nest too deep), that a new rule would still find, or that alone keep a packet from being dropped (who is known) go at
-//! its beginning.
+//! union would nest too deep) that a new rule would still find, or that alone keep packets from being dropped (who is known) go at its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Elements, nesting};
-use crate::ruleset::{Datum, Element, Expr, OpKind, Rule, Set, SetKind, Table, Value, Verdict};
+use super::difference::Differences;
+use super::{held, nesting};
+use crate::ruleset::{Datum, Element, Name, OpKind, Set, SetKind, Table, Value};
 
 /// Elements of one operation at most: an element list is one netlink attribute of 64 KiB.
 const IN_ONE_OPERATION: usize = 256;
 
+/// Elements with what they lead to.
+type Elements = BTreeMap<Element, Datum>;
+
 /// Elements by the set they belong to.
-pub type BySet<'a> = BTreeMap<&'a String, Elements>;
+pub type BySet<'a> = BTreeMap<&'a Name, Elements>;
 
 /// How the elements of the sets differ that a table has and keeps.
 #[derive(Debug, Default)]
@@ -29,32 +32,34 @@ pub struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    /// From one table to the other.
-    pub fn between(have: &Table, want: &'a Table) -> Self {
+    /// From one table to the other; `spares`: whether a set does nothing but spare packets a drop.
+    pub fn between(
+        have: &Table,
+        want: &'a Table,
+        differences: &Differences<'_, 'a>,
+        spares: impl Fn(&Name) -> bool,
+    ) -> Self {
         let mut changes = Self::default();
-        let mut early = asked_anew(have, want);
-        early.extend(spared_by(want));
-        for (name, wanted) in &want.sets {
-            if let Some(current) = have.sets.get(name) {
-                changes.set(name, current, wanted, early.contains(name.as_str()));
-            }
+        let asked = asked_anew(differences);
+        for (name, current, wanted) in &differences.sets.changed {
+            let at_once = asked.contains(*name) || (wanted.kind == SetKind::Set && spares(name));
+            changes.set(name, current, wanted, at_once);
         }
-        if !nesting::fits(have, want, &changes.late) {
+        if !nesting::fits(have, want, &changes.late, differences) {
             changes.remove_map_elements_early(want);
         }
         changes
     }
 
     /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch (`at_once`): neither the
-    /// old policy nor the new one lets that rule see them. So does what is known no more: its maps' elements stay until it
+    /// old policy nor the new one lets that rule see them. So does who is known no more: its maps' elements stay until it
     /// is closed.
-    fn set(&mut self, name: &'a String, have: &Set, want: &Set, at_once: bool) {
-        let added = missing(&want.elements, &have.elements);
-        let (early, late): (Elements, Elements) = missing(&have.elements, &want.elements)
-            .into_iter()
-            .partition(|(element, _)| at_once || in_the_way(element, &added));
+    fn set(&mut self, name: &'a Name, have: &Set, want: &Set, at_once: bool) {
+        let diff = have.elements.diff(&want.elements);
+        let (early, late): (Elements, Elements) =
+            diff.gone.into_iter().partition(|(element, _)| at_once || in_the_way(element, &diff.come));
         self.early.insert(name, early);
-        self.added.insert(name, added);
+        self.added.insert(name, diff.come);
         self.late.insert(name, late);
     }
 
@@ -69,45 +74,14 @@ impl<'a> Changes<'a> {
 }
 
 /// The sets that a rule asks which was not in its chain before.
-fn asked_anew<'a>(have: &Table, want: &'a Table) -> BTreeSet<&'a str> {
-    let mut asked = BTreeSet::new();
-    for (name, chain) in &want.chains {
-        let before = have.chains.get(name).map_or(&[][..], |chain| &chain.rules);
-        for rule in chain.rules.iter().filter(|rule| !before.contains(rule)) {
-            asked.extend(rule.exprs.iter().filter_map(|expr| match expr {
-                Expr::Lookup { set, .. } | Expr::Vmap { map: set, .. } | Expr::CounterMap { map: set, .. } => {
-                    Some(set.as_str())
-                }
-                _ => None,
-            }));
-        }
-    }
-    asked
-}
-
-/// The sets that spare a packet a drop, and do nothing else: their rules leave a chain whose end drops.
-fn spared_by(want: &Table) -> BTreeSet<&str> {
-    let drops = |rule: &Rule| match rule.exprs.as_slice() {
-        [Expr::Counter(_), Expr::Verdict(verdict)] | [Expr::Verdict(verdict)] => {
-            matches!(verdict, Verdict::Drop | Verdict::Goto(_))
-        }
-        _ => false,
-    };
-    let closing = want.chains.values().filter(|chain| chain.rules.last().is_some_and(drops));
-    let spared = closing.flat_map(|chain| &chain.rules).filter_map(|rule| match rule.exprs.as_slice() {
-        [Expr::Lookup { set, .. }, Expr::Verdict(Verdict::Return)] => Some(set.as_str()),
-        _ => None,
+fn asked_anew<'a>(differences: &Differences<'_, 'a>) -> BTreeSet<&'a Name> {
+    let chains = &differences.chains;
+    let come = chains.come.iter().flat_map(|(_, chain)| held::asked(chain));
+    let changed = chains.changed.iter().flat_map(|(_, before, chain)| {
+        let new = chain.rules.iter().filter(|rule| !before.rules.contains(rule));
+        new.flat_map(|rule| &rule.exprs).filter_map(held::asks)
     });
-    spared.collect()
-}
-
-/// The elements that the other set has not, or leads elsewhere.
-fn missing(elements: &Elements, other: &Elements) -> Elements {
-    elements
-        .iter()
-        .filter(|(element, datum)| other.get(*element) != Some(datum))
-        .map(|(element, datum)| (element.clone(), datum.clone()))
-        .collect()
+    come.chain(changed).collect()
 }
 
 /// Whether an element cannot stand beside those that are added.
@@ -159,25 +133,32 @@ fn greatest(value: &Value) -> Value {
 
 /// Additions of elements.
 pub fn added<'a>(elements: &'a BySet<'_>) -> impl Iterator<Item = OpKind> + 'a {
-    chunks(elements).map(|(set, elements)| OpKind::AddElements { set, elements })
+    let of_set = |(set, elements): (&&'a Name, &'a Elements)| portions(set, elements.iter().map(cloned));
+    elements.iter().flat_map(of_set).map(|(set, elements)| OpKind::AddElements { set, elements })
 }
 
 /// Deletions of elements.
 pub fn deleted<'a>(elements: &'a BySet<'_>) -> impl Iterator<Item = OpKind> + 'a {
-    chunks(elements).map(|(set, elements)| OpKind::DeleteElements { set, elements })
+    let of_set = |(set, elements): (&&'a Name, &'a Elements)| portions(set, elements.iter().map(cloned));
+    elements.iter().flat_map(of_set).map(|(set, elements)| OpKind::DeleteElements { set, elements })
+}
+
+/// Additions of all elements of a set.
+pub fn all<'a>(name: &'a Name, set: &'a Set) -> impl Iterator<Item = OpKind> + 'a {
+    portions(name, set.elements.iter()).map(|(set, elements)| OpKind::AddElements { set, elements })
+}
+
+fn cloned((element, datum): (&Element, &Datum)) -> (Element, Datum) {
+    (element.clone(), datum.clone())
 }
 
 /// Elements in portions that fit one operation.
-fn chunks<'a>(elements: &'a BySet<'_>) -> impl Iterator<Item = (String, BTreeMap<Element, Datum>)> + 'a {
-    elements.iter().flat_map(|(set, elements)| {
-        let pairs: Vec<_> = elements.iter().collect();
-        let portions: Vec<_> = pairs
-            .chunks(IN_ONE_OPERATION)
-            .map(|portion| {
-                let portion = portion.iter().map(|(element, datum)| ((*element).clone(), (*datum).clone()));
-                ((*set).clone(), portion.collect())
-            })
-            .collect();
-        portions
+fn portions<'a>(
+    set: &'a Name,
+    mut elements: impl Iterator<Item = (Element, Datum)> + 'a,
+) -> impl Iterator<Item = (Name, Elements)> + 'a {
+    std::iter::from_fn(move || {
+        let portion: Elements = elements.by_ref().take(IN_ONE_OPERATION).collect();
+        (!portion.is_empty()).then(|| (set.clone(), portion))
     })
 }

@@ -11,13 +11,18 @@
 //! whole table go and come again inside the switch: it is complete, but packets in flight may pass unjudged. The compiler
 //! gives such objects new names instead.
 
+mod difference;
 mod element;
+mod held;
 mod nesting;
 mod tighten;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::ruleset::{Chain, CounterValue, Datum, Element, Op, OpKind, Ruleset, Set, SetKind, Table, TableId};
+use crate::ruleset::{Chain, CounterValue, Name, Op, OpKind, Ruleset, Set, SetKind, Table, TableId};
+use difference::Differences;
+pub use held::Held;
 
 /// A change of the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +36,7 @@ pub struct Change {
     /// Whether a flow that was allowed might be denied now, so that it has to be judged again.
     pub tightens: bool,
     /// What the kernel has after all three.
-    pub result: Ruleset,
+    pub result: Held,
 }
 
 impl Change {
@@ -46,26 +51,37 @@ impl Change {
     }
 }
 
-/// The change from one ruleset to another, without a new generation.
-pub fn diff(have: &Ruleset, want: Ruleset) -> Change {
-    let mut change = Change::default();
+/// The change from what the kernel has to what it shall have, without a new generation.
+pub fn diff(have: &Held, want: Ruleset) -> Change {
+    let mut change = Change { result: have.clone(), ..Change::default() };
+    let nothing = Table::default();
     for (id, wanted) in &want.tables {
-        change.tightens |= have.tables.get(id).map_or_else(
-            || tighten::new_table(id, wanted),
-            |current| current != wanted && (!same_properties(current, wanted) || tighten::table(id, current, wanted)),
-        );
-        Planner { id, change: &mut change }.table(have.tables.get(id), wanted);
+        let current = have.ruleset().tables.get(id);
+        let differences = Differences::between(current.unwrap_or(&nothing), wanted);
+        change.result.follow(id, wanted, &differences);
+        let Some(current) = current else {
+            change.tightens |= tighten::new_table(id, wanted);
+            Planner { id, change: &mut change }.whole(wanted);
+            continue;
+        };
+        if !differences.keep_properties() {
+            change.tightens = true;
+            Planner { id, change: &mut change }.anew(wanted);
+        } else if !differences.is_empty() {
+            change.tightens |= tighten::Tables { id, have, want: &change.result }.tighten(&differences);
+            Planner { id, change: &mut change }.contents(current, wanted, &differences);
+        }
     }
-    for id in have.tables.keys().filter(|id| !want.tables.contains_key(*id)) {
-        Planner { id, change: &mut change }.clean(OpKind::DeleteTable);
+    for id in have.ruleset().tables.keys().filter(|id| !want.tables.contains_key(*id)) {
+        Planner { id, change: &mut change }.push(Step::Clean, [OpKind::DeleteTable]);
+        change.result.forget(id);
     }
-    change.result = want;
     change
 }
 
-/// The change from one ruleset to another; where it tightens, its last step goes on to the `bumped` rules: those of
+/// The change from what the kernel has to what it shall have; where it tightens, its last step goes on to the `bumped` rules: those of
 /// the next generation, which differ from the wanted ones in rules and elements only.
-pub fn plan(have: &Ruleset, want: Ruleset, bumped: impl FnOnce() -> Ruleset) -> Change {
+pub fn plan(have: &Held, want: Ruleset, bumped: impl FnOnce() -> Ruleset) -> Change {
     let mut change = diff(have, want);
     if change.tightens {
         bump(&mut change, &bumped());
@@ -75,29 +91,21 @@ pub fn plan(have: &Ruleset, want: Ruleset, bumped: impl FnOnce() -> Ruleset) -> 
 
 /// Brings the rules and elements of the next generation where they differ, at the end of the last step.
 fn bump(change: &mut Change, bumped: &Ruleset) {
-    let mut result = std::mem::take(&mut change.result);
-    for (id, table) in &mut result.tables {
+    let wanted = change.result.ruleset().clone();
+    for (id, table) in &wanted.tables {
         let Some(next) = bumped.tables.get(id) else { continue };
-        let elements = element::Changes::between(table, next);
+        let differences = Differences::between(table, next);
+        let elements = element::Changes::between(table, next, &differences, |_| false);
+        change.result.follow(id, next, &differences);
         let mut planner = Planner { id, change };
         for gone in [&elements.early, &elements.late] {
             planner.push(Step::Clean, element::deleted(gone));
         }
         planner.push(Step::Clean, element::added(&elements.added));
-        for (name, set) in &mut table.sets {
-            if let Some(next) = next.sets.get(name) {
-                set.elements.clone_from(&next.elements);
-            }
-        }
-        for (name, chain) in &mut table.chains {
-            let Some(rules) = next.chains.get(name).map(|chain| &chain.rules) else { continue };
-            if chain.rules != *rules {
-                chain.rules.clone_from(rules);
-                Planner { id, change }.push(Step::Clean, replaced_rules(name, chain));
-            }
+        for (name, _, chain) in &differences.chains.changed {
+            planner.push(Step::Clean, replaced_rules(name, chain));
         }
     }
-    change.result = result;
 }
 
 /// The three transactions.
@@ -120,90 +128,81 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// A wanted table and what stands in its place.
-    fn table(&mut self, have: Option<&Table>, want: &Table) {
-        match have {
-            None => self.whole(want),
-            Some(have) if same_properties(have, want) => self.contents(have, want),
-            Some(_) => {
-                self.switch(OpKind::DeleteTable);
-                self.whole(want);
-            }
-        }
+    /// Another table in the place of one.
+    fn anew(&mut self, want: &Table) {
+        self.push(Step::Switch, [OpKind::DeleteTable]);
+        self.whole(want);
     }
 
     /// A new table with all that is in it.
     fn whole(&mut self, want: &Table) {
-        self.switch(OpKind::AddTable);
-        self.objects(Step::Switch, &Table::default(), want);
+        self.push(Step::Switch, [OpKind::AddTable]);
+        let nothing = Table::default();
+        self.objects(Step::Switch, &Differences::between(&nothing, want));
         let base = want.chains.iter().filter(|(_, chain)| chain.hook.is_some());
         self.push(Step::Switch, base.flat_map(|(name, chain)| new_chain(name, chain)));
     }
 
     /// A table that stays.
-    fn contents(&mut self, have: &Table, want: &Table) {
-        self.objects(Step::Make, have, want);
-        let elements = element::Changes::between(have, want);
-        self.rules(have, want);
+    fn contents(&mut self, have: &Table, want: &Table, differences: &Differences<'_, '_>) {
+        self.objects(Step::Make, differences);
+        let (result, id) = (&self.change.result, self.id);
+        let elements =
+            element::Changes::between(have, want, differences, |set| held::spares(result.asking(id, set), set));
+        self.rules(differences);
         self.push(Step::Switch, element::deleted(&elements.early));
         self.push(Step::Switch, element::added(&elements.added));
-        self.remove(have, want, &elements.late);
+        self.remove(differences, &elements.late);
     }
 
-    /// What only `want` has: counters, sets and chains, then what refers to them; base chains come with the rules.
-    fn objects(&mut self, step: Step, have: &Table, want: &Table) {
-        let chains: Vec<_> = only_in(&want.chains, &have.chains).filter(|(_, chain)| chain.hook.is_none()).collect();
-        let counters = only_in(&want.counters, &have.counters).map(|(name, counter)| OpKind::AddCounter {
-            name: name.clone(),
+    /// What comes: counters, sets and chains, then what refers to them; base chains come with the rules.
+    fn objects(&mut self, step: Step, differences: &Differences<'_, '_>) {
+        let Differences { chains, sets, counters } = differences;
+        let chains: Vec<_> = chains.come.iter().filter(|(_, chain)| chain.hook.is_none()).collect();
+        let counters = counters.come.iter().map(|(name, counter)| OpKind::AddCounter {
+            name: Name::clone(name),
             comment: counter.comment.clone(),
             start: CounterValue::default(),
         });
         self.push(step, counters);
-        self.push(step, only_in(&want.sets, &have.sets).map(|(name, set)| new_set(name, set)));
+        self.push(step, sets.come.iter().map(|(name, set)| new_set(name, set)));
         self.push(step, chains.iter().map(|(name, chain)| add_chain(name, chain)));
         self.push(step, chains.iter().flat_map(|(name, chain)| rules_of(name, chain)));
-        let elements = only_in(&want.sets, &have.sets).map(|(name, set)| (name, set.elements.clone())).collect();
-        self.push(step, element::added(&elements));
+        self.push(step, sets.come.iter().flat_map(|(name, set)| element::all(name, set)));
     }
 
     /// The rules of chains that packets may be in: changed ones, new base chains, base chains that go.
-    fn rules(&mut self, have: &Table, want: &Table) {
-        for (name, chain) in &want.chains {
-            match have.chains.get(name) {
-                Some(current) if current.rules != chain.rules => self.push(Step::Switch, replaced_rules(name, chain)),
-                None if chain.hook.is_some() => self.push(Step::Switch, new_chain(name, chain)),
-                Some(_) | None => {}
+    fn rules(&mut self, differences: &Differences<'_, '_>) {
+        let chains = &differences.chains;
+        for (name, current, chain) in &chains.changed {
+            if current.rules != chain.rules {
+                self.push(Step::Switch, replaced_rules(name, chain));
             }
         }
-        let gone = only_in(&have.chains, &want.chains).filter(|(_, chain)| chain.hook.is_some());
-        self.push(Step::Switch, gone.map(|(name, _)| OpKind::FlushChain(name.clone())));
+        let is_base = |chain: &Arc<Chain>| chain.hook.is_some();
+        for (name, chain) in chains.come.iter().filter(|(_, chain)| is_base(chain)) {
+            self.push(Step::Switch, new_chain(name, chain));
+        }
+        let gone = chains.gone.iter().filter(|(_, chain)| is_base(chain));
+        self.push(Step::Switch, gone.map(|(name, _)| OpKind::FlushChain(Name::clone(name))));
     }
 
-    /// What only `have` has: first all that refers to something, then what was referred to.
-    fn remove(&mut self, have: &Table, want: &Table, elements: &element::BySet<'_>) {
-        let chains: Vec<&String> = only_in(&have.chains, &want.chains).map(|(name, _)| name).collect();
-        // Older kernels let go of what a map's elements lead to only after the commit that deletes the map.
-        let maps = only_in(&have.sets, &want.sets)
-            .filter(|(_, set)| set.kind != SetKind::Set)
-            .map(|(name, set)| (name, set.elements.clone()))
-            .collect();
+    /// What goes: first all that refers to something, then what was referred to.
+    fn remove(&mut self, differences: &Differences<'_, '_>, elements: &element::BySet<'_>) {
+        let Differences { chains, sets, counters } = differences;
         self.push(Step::Clean, element::deleted(elements));
-        self.push(Step::Clean, chains.iter().map(|name| OpKind::FlushChain((*name).clone())));
+        self.push(Step::Clean, chains.gone.iter().map(|(name, _)| OpKind::FlushChain(Name::clone(name))));
+        // Older kernels let go of what a map's elements lead to only after the commit that deletes the map.
+        let maps: BTreeMap<&Name, _> = sets
+            .gone
+            .iter()
+            .filter(|(_, set)| set.kind != SetKind::Set)
+            .map(|(name, set)| (*name, set.elements.iter().collect()))
+            .collect();
         self.push(Step::Clean, element::deleted(&maps));
-        self.push(Step::Clean, chains.iter().map(|name| OpKind::DeleteChain((*name).clone())));
-        self.push(Step::Clean, only_in(&have.sets, &want.sets).map(|(name, _)| OpKind::DeleteSet(name.clone())));
-        let counters = only_in(&have.counters, &want.counters);
-        self.push(Step::Clean, counters.map(|(name, _)| OpKind::DeleteCounter(name.clone())));
-    }
-
-    /// One operation of the switch.
-    fn switch(&mut self, kind: OpKind) {
-        self.push(Step::Switch, [kind]);
-    }
-
-    /// One operation of the last step.
-    fn clean(&mut self, kind: OpKind) {
-        self.push(Step::Clean, [kind]);
+        self.push(Step::Clean, chains.gone.iter().map(|(name, _)| OpKind::DeleteChain(Name::clone(name))));
+        self.push(Step::Clean, sets.gone.iter().map(|(name, _)| OpKind::DeleteSet(Name::clone(name))));
+        self.push(Step::Clean, counters.gone.iter().map(|(name, _)| OpKind::DeleteCounter(Name::clone(name))));
     }
 
     /// Operations at the end of a step.
@@ -217,56 +216,27 @@ impl Planner<'_> {
     }
 }
 
-/// Whether what both have agrees in all that can be said only at creation.
-fn same_properties(have: &Table, want: &Table) -> bool {
-    let chains = in_both(&have.chains, &want.chains).all(|(a, b)| a.hook == b.hook && a.comment == b.comment);
-    let sets = in_both(&have.sets, &want.sets).all(|(a, b)| {
-        let set = |set: &Set| (set.kind, set.key.clone(), set.interval, set.size, set.comment.clone());
-        set(a) == set(b)
-    });
-    chains && sets && in_both(&have.counters, &want.counters).all(|(a, b)| a == b)
-}
-
-/// The entries whose key the other map does not have.
-fn only_in<'a, V>(
-    map: &'a BTreeMap<String, V>,
-    other: &'a BTreeMap<String, V>,
-) -> impl Iterator<Item = (&'a String, &'a V)> {
-    map.iter().filter(|(name, _)| !other.contains_key(*name))
-}
-
-/// Both values of the keys both maps have.
-fn in_both<'a, V>(
-    map: &'a BTreeMap<String, V>,
-    other: &'a BTreeMap<String, V>,
-) -> impl Iterator<Item = (&'a V, &'a V)> {
-    map.iter().filter_map(|(name, value)| other.get(name).map(|other| (value, other)))
-}
-
 /// The addition of a chain without rules.
-fn add_chain(name: &str, chain: &Chain) -> OpKind {
-    OpKind::AddChain { name: name.to_string(), hook: chain.hook, comment: chain.comment.clone() }
+fn add_chain(name: &Name, chain: &Chain) -> OpKind {
+    OpKind::AddChain { name: name.clone(), hook: chain.hook, comment: chain.comment.clone() }
 }
 
 /// The addition of a set without elements.
-fn new_set(name: &str, set: &Set) -> OpKind {
-    OpKind::AddSet { name: name.to_string(), set: Set { elements: BTreeMap::new(), ..set.clone() } }
+fn new_set(name: &Name, set: &Set) -> OpKind {
+    OpKind::AddSet { name: name.clone(), set: set.emptied() }
 }
 
 /// The rules of a chain, in order.
-fn rules_of<'a>(name: &'a str, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
-    chain.rules.iter().map(move |rule| OpKind::AddRule { chain: name.to_string(), rule: rule.clone() })
+fn rules_of<'a>(name: &'a Name, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
+    chain.rules.iter().map(move |rule| OpKind::AddRule { chain: name.clone(), rule: rule.clone() })
 }
 
 /// A chain with its rules.
-fn new_chain<'a>(name: &'a str, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
+fn new_chain<'a>(name: &'a Name, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
     std::iter::once(add_chain(name, chain)).chain(rules_of(name, chain))
 }
 
 /// Other rules for a chain that exists.
-fn replaced_rules<'a>(name: &'a str, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
-    std::iter::once(OpKind::FlushChain(name.to_string())).chain(rules_of(name, chain))
+fn replaced_rules<'a>(name: &'a Name, chain: &'a Chain) -> impl Iterator<Item = OpKind> + 'a {
+    std::iter::once(OpKind::FlushChain(name.clone())).chain(rules_of(name, chain))
 }
-
-/// Elements with what they lead to.
-type Elements = BTreeMap<Element, Datum>;

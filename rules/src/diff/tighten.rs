@@ -5,59 +5,65 @@
 
 use std::collections::BTreeSet;
 
+use super::difference::Differences;
+use super::held::Held;
 use crate::mark::GENERATION_MASK;
-use crate::ruleset::{Chain, Datum, Expr, Family, Rule, Set, SetKind, Table, TableId, Verdict};
+use crate::ruleset::{Chain, Datum, ElementsDiff, Expr, Family, Rule, Set, SetKind, Table, TableId, Verdict};
 
 /// Whether a table that was not there can deny something. Frames are no flows: bridge tables never do.
 pub fn new_table(id: &TableId, want: &Table) -> bool {
     id.family == Family::Inet && want.chains.values().any(|chain| chain.hook.is_some())
 }
 
-/// Whether a table that changes can deny what it allowed.
-pub fn table(id: &TableId, have: &Table, want: &Table) -> bool {
-    if id.family == Family::Bridge {
-        return false;
-    }
-    let chains = have.chains.iter().any(|(name, chain)| match want.chains.get(name) {
-        Some(wanted) => wanted != chain,
-        None => chain.hook.is_some(),
-    });
-    let new_base = want.chains.iter().any(|(name, chain)| chain.hook.is_some() && !have.chains.contains_key(name));
-    chains
-        || new_base
-        || want
-            .sets
-            .iter()
-            .any(|(name, set)| have.sets.get(name).is_some_and(|current| set_tightens(have, want, name, current, set)))
+/// A table as it is and as it shall be.
+pub struct Tables<'a> {
+    pub id: &'a TableId,
+    pub have: &'a Held,
+    pub want: &'a Held,
 }
 
-/// Whether the changed elements of a set can deny something; rules are the same in both tables.
-fn set_tightens(have: &Table, want: &Table, name: &str, current: &Set, wanted: &Set) -> bool {
-    if current == wanted {
-        return false;
+impl Tables<'_> {
+    /// Whether these differences can deny what was allowed.
+    pub fn tighten(&self, differences: &Differences<'_, '_>) -> bool {
+        if self.id.family == Family::Bridge {
+            return false;
+        }
+        let chains = &differences.chains;
+        let base = |chain: &Chain| chain.hook.is_some();
+        !chains.changed.is_empty()
+            || chains.gone.iter().any(|(_, chain)| base(chain))
+            || chains.come.iter().any(|(_, chain)| base(chain))
+            || differences.sets.changed.iter().any(|(name, current, wanted)| self.set_tightens(name, current, wanted))
     }
-    let removed = || current.elements.iter().filter(|(element, datum)| wanted.elements.get(*element) != Some(datum));
-    let added = wanted.elements.iter().any(|(element, datum)| current.elements.get(element) != Some(datum));
-    match wanted.kind {
-        SetKind::Set if !asks(have, name) && !asks(want, name) => false,
-        SetKind::Set => removed().next().is_some() || !only_allows(want, name),
-        SetKind::VerdictMap => added || !removed().all(|(_, datum)| only_denied(have, datum)),
-        SetKind::CounterMap => decides_by_counters(want, name),
+
+    /// Whether the changed elements of a set can deny something; rules are the same in both tables.
+    fn set_tightens(&self, name: &str, current: &Set, wanted: &Set) -> bool {
+        let ElementsDiff { gone, come } = current.elements.diff(&wanted.elements);
+        match wanted.kind {
+            SetKind::Set if !asks(self.have, self.id, name) && !asks(self.want, self.id, name) => false,
+            SetKind::Set => !gone.is_empty() || !only_allows(self.want, self.id, name),
+            SetKind::VerdictMap => {
+                let have = self.have.table(self.id);
+                !come.is_empty() || !gone.values().all(|datum| have.is_some_and(|have| only_denied(have, datum)))
+            }
+            SetKind::CounterMap => decides_by_counters(self.want, self.id, name),
+        }
     }
 }
 
 /// Whether any rule asks a set.
-fn asks(table: &Table, set: &str) -> bool {
-    let exprs = table.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs);
-    exprs.into_iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked == set))
+fn asks(held: &Held, id: &TableId, set: &str) -> bool {
+    held.asking(id, set).next().is_some()
 }
 
 /// Whether a packet that begins to match the set is allowed no less: every rule that asks it accepts, or leaves a chain
 /// that could not have accepted any more, at most over one that decides nothing.
-fn only_allows(table: &Table, set: &str) -> bool {
-    let asks =
-        |rule: &Rule| rule.exprs.iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked == set));
-    table.chains.values().all(|chain| {
+fn only_allows(held: &Held, id: &TableId, set: &str) -> bool {
+    let Some(table) = held.table(id) else { return false };
+    let asks = |rule: &Rule| {
+        rule.exprs.iter().any(|expr| matches!(expr, Expr::Lookup { set: asked, .. } if asked.as_ref() == set))
+    };
+    held.asking(id, set).all(|chain| {
         chain.rules.iter().enumerate().filter(|(_, rule)| asks(rule)).all(|(place, rule)| {
             let (before, last) = match rule.exprs.split_last() {
                 Some((last, before)) => (before, last),
@@ -93,7 +99,7 @@ fn only_denied(table: &Table, datum: &Datum) -> bool {
 
 /// Whether a packet that enters a chain is dropped or comes out behind it as it was.
 fn chain_denies_only<'a>(table: &'a Table, name: &'a str, seen: &mut BTreeSet<&'a str>) -> bool {
-    !seen.insert(name) || table.chains.get(name).is_some_and(|chain: &Chain| denies_only(table, &chain.rules, seen))
+    !seen.insert(name) || table.chains.get(name).is_some_and(|chain| denies_only(table, &chain.rules, seen))
 }
 
 /// Whether these rules drop a packet or let it come out behind the chain as it was.
@@ -104,7 +110,7 @@ fn denies_only<'a>(table: &'a Table, rules: &'a [Rule], seen: &mut BTreeSet<&'a 
             Expr::SetCtMark { .. } => drops || !decides(expr),
             Expr::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
             Expr::Vmap { map, .. } => table.sets.get(map).is_some_and(|map| {
-                map.elements.values().all(|datum| match datum {
+                map.elements.data().all(|datum| match datum {
                     Datum::Verdict(verdict) => verdict_denies_only(table, verdict, seen),
                     Datum::None | Datum::Counter(_) => false,
                 })
@@ -135,11 +141,11 @@ fn verdict_denies_only<'a>(table: &'a Table, verdict: &'a Verdict, seen: &mut BT
 }
 
 /// Whether any rule does something behind the counter map: it is skipped where there is no element.
-fn decides_by_counters(table: &Table, map: &str) -> bool {
-    table.chains.values().flat_map(|chain| &chain.rules).any(|rule| {
+fn decides_by_counters(held: &Held, id: &TableId, map: &str) -> bool {
+    held.asking(id, map).flat_map(|chain| &chain.rules).any(|rule| {
         rule.exprs
             .iter()
-            .skip_while(|expr| !matches!(expr, Expr::CounterMap { map: used, .. } if used == map))
+            .skip_while(|expr| !matches!(expr, Expr::CounterMap { map: used, .. } if used.as_ref() == map))
             .any(decides)
     })
 }

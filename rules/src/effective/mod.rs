@@ -4,44 +4,100 @@
 //! [`crate::judge`] answers from. What always holds: a function of current state only, in a canonical order; every set
 //! that a rule names is in [`Effective::peers`] or [`Effective::endpoints`], even when it is empty.
 
-mod evaluate;
+mod addresses;
+mod asked;
+mod evaluator;
 mod identity;
-mod resolve;
+mod policies;
+mod population;
 mod rules;
+mod selectors;
 #[cfg(test)]
 mod tests;
 
-pub use evaluate::evaluate;
+pub use addresses::{Addresses, Endpoint};
+pub use evaluator::{Evaluator, evaluate};
 pub use identity::RuleIdentity;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use ipnetwork::IpNetwork;
 
 use crate::object::{ObjectName, Protocol};
 use crate::policy::{Action, Direction, PodPeer, Tier};
 
-/// Everything that is enforced on one node.
+/// Everything that is enforced on one node: a snapshot that is cheap to keep, and shares with the one before it whatever
+/// is the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effective {
-    /// The local pods that own at least one address, sorted by name; no two have the same.
-    pub pods: Vec<EffectivePod>,
+    pods: OrdMap<ObjectName, Arc<EffectivePod>>,
+    local: OrdMap<IpAddr, ObjectName>,
     /// Addresses of the pods each peer selects; equal selectors are one key.
-    pub peers: BTreeMap<PodPeer, BTreeSet<IpAddr>>,
+    pub peers: OrdMap<Arc<PodPeer>, Addresses>,
     /// Address, protocol and number of each destination an egress rule names by port name.
-    pub endpoints: BTreeMap<EndpointKey, BTreeSet<(IpAddr, Protocol, u16)>>,
+    pub endpoints: OrdMap<Arc<EndpointKey>, OrdSet<Endpoint>>,
     /// Addresses that are no known pod's pass too: nothing is enforced for a while.
     pub lifted: bool,
 }
 
 impl Effective {
-    /// The addresses of all local pods.
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect()
+    /// The local pods that own at least one address, by name.
+    pub fn pods(&self) -> &OrdMap<ObjectName, Arc<EffectivePod>> {
+        &self.pods
+    }
+
+    /// The addresses of all local pods, and whose each is.
+    pub fn local(&self) -> &OrdMap<IpAddr, ObjectName> {
+        &self.local
+    }
+
+    /// The local pod that has an address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Arc<EffectivePod>> {
+        self.pods.get(self.local.get(&address)?)
+    }
+
+    /// Puts a pod in the place of the one of its name.
+    pub fn insert(&mut self, pod: Arc<EffectivePod>) {
+        let old = self.pods.insert(pod.name.clone(), Arc::clone(&pod));
+        // What stays is not written again, so that it stays shared.
+        if old.as_ref().is_some_and(|old| old.addresses == pod.addresses) {
+            return;
+        }
+        self.forget_addresses(old.as_deref());
+        for address in &pod.addresses {
+            self.local.insert(*address, pod.name.clone());
+        }
+    }
+
+    /// Takes a pod out.
+    pub fn remove(&mut self, name: &ObjectName) -> Option<Arc<EffectivePod>> {
+        let pod = self.pods.remove(name);
+        self.forget_addresses(pod.as_deref());
+        pod
+    }
+
+    fn forget_addresses(&mut self, pod: Option<&EffectivePod>) {
+        for (address, name) in pod.iter().flat_map(|pod| pod.addresses.iter().map(move |address| (address, &pod.name)))
+        {
+            if self.local.get(address) == Some(name) {
+                self.local.remove(address);
+            }
+        }
+    }
+}
+
+/// These pods, and no set.
+impl FromIterator<EffectivePod> for Effective {
+    fn from_iter<I: IntoIterator<Item = EffectivePod>>(pods: I) -> Self {
+        let mut effective = Self::default();
+        for pod in pods {
+            effective.insert(Arc::new(pod));
+        }
+        effective
     }
 }
 
@@ -75,8 +131,9 @@ pub struct Isolation {
     pub default: Fallback,
     /// The policies that make it so, sorted: those that isolate, or those that would (audit).
     pub policies: Vec<ObjectName>,
-    /// The rules, in the order they are walked: by tier, then by policy, then by place.
-    pub rules: Vec<EffectiveRule>,
+    /// The rules, in the order they are walked: by tier, then by policy, then by place. Pods for which a rule says the
+    /// same share it.
+    pub rules: Vec<Arc<EffectiveRule>>,
 }
 
 /// What happens to a connection of a direction that no rule decides.
@@ -112,7 +169,7 @@ pub enum RuleMatch {
     /// The other side's address AND the destination port.
     Peer(PeerMatch, PortMatch),
     /// The destination's address, protocol and port are in this set (egress by port name).
-    Endpoint(EndpointKey),
+    Endpoint(Arc<EndpointKey>),
 }
 
 /// The other side's address.
@@ -121,7 +178,7 @@ pub enum PeerMatch {
     /// Any.
     Any,
     /// In the set of that peer, [`Effective::peers`].
-    Pods(PodPeer),
+    Pods(Arc<PodPeer>),
     /// In one of these disjoint, sorted prefixes (the union of the rule's ipBlocks).
     Blocks(Vec<IpNetwork>),
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::{EffectiveRule, EndpointKey, PeerMatch, PortMatch, RuleIdentity, RuleMatch};
 use crate::cidr;
@@ -15,21 +15,32 @@ use crate::object::{ObjectName, Pod, Protocol};
 use crate::policy::{Action, Direction, Match, Peer, Port, PortSpec, Rule, Tier};
 
 /// A rule in canonical form.
+#[derive(Debug)]
 pub(super) struct PreparedRule {
-    identity: Arc<RuleIdentity>,
-    index: usize,
+    /// What it says where its names are nobody's.
+    common: Arc<EffectiveRule>,
+    /// Of ingress rules that name ports: what else it says, by pod.
+    named: Option<Named>,
+}
+
+/// An ingress rule that names ports.
+#[derive(Debug)]
+struct Named {
     peers: Vec<PeerMatch>,
     ports: Ports,
+    /// What it says for pods that have such ports; once for all that say the same.
+    said: Vec<Weak<EffectiveRule>>,
 }
 
 /// The destination ports of a rule.
+#[derive(Debug)]
 enum Ports {
     Any,
     Only(BTreeMap<Protocol, ProtocolPorts>),
 }
 
 /// The destination ports of one protocol.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ProtocolPorts {
     /// All of them; then nothing else is kept.
     all: bool,
@@ -37,8 +48,13 @@ struct ProtocolPorts {
     names: BTreeSet<String>,
 }
 
-/// The rules of one policy and direction, in canonical form.
-pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule]) -> Vec<PreparedRule> {
+/// The rules of one policy and direction, in canonical form. Those that were there before are those of before.
+pub(super) fn prepare(
+    policy: &ObjectName,
+    direction: Direction,
+    rules: &[Rule],
+    mut before: Vec<PreparedRule>,
+) -> Vec<PreparedRule> {
     let mut seen: BTreeMap<(Action, String, String), usize> = BTreeMap::new();
     let mut prepared = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
@@ -54,43 +70,66 @@ pub(super) fn prepare(policy: &ObjectName, direction: Direction, rules: &[Rule])
             occurrence: *count,
         };
         *count += 1;
-        prepared.push(PreparedRule { identity: Arc::new(identity), index, peers, ports });
+        let rule = PreparedRule::new(Arc::new(identity), index, peers, ports);
+        // The identity says what the peers and ports are.
+        let same = before.iter().position(|before| before.common == rule.common);
+        prepared.push(same.map_or(rule, |place| before.swap_remove(place)));
     }
     prepared
 }
 
 impl PreparedRule {
-    /// What the rule is for one pod: port names of ingress are the pod's own.
-    pub(super) fn for_pod(&self, pod: &Pod) -> EffectiveRule {
-        EffectiveRule {
-            identity: Arc::clone(&self.identity),
-            index: self.index,
-            tier: Tier::NetworkPolicy,
-            action: self.identity.action,
-            matches: match self.identity.direction {
-                Direction::Ingress => self.by_port(&self.ports.of_destination(pod)),
-                Direction::Egress => self.to_endpoints(),
-            },
+    fn new(identity: Arc<RuleIdentity>, index: usize, peers: Vec<PeerMatch>, ports: Ports) -> Self {
+        let mut matches = by_port(&peers, &ports.numeric());
+        let has_names = !ports.names().is_empty();
+        let is_ingress = identity.direction == Direction::Ingress;
+        if has_names && !is_ingress {
+            matches.extend(to_endpoints(&peers, &ports));
+        }
+        let (tier, action) = (Tier::NetworkPolicy, identity.action);
+        Self {
+            common: Arc::new(EffectiveRule { identity, index, tier, action, matches }),
+            named: (has_names && is_ingress).then(|| Named { peers, ports, said: Vec::new() }),
         }
     }
 
-    fn by_port(&self, ports: &[PortMatch]) -> Vec<RuleMatch> {
-        let of_peer =
-            |peer: &PeerMatch| ports.iter().map(|port| RuleMatch::Peer(peer.clone(), port.clone())).collect::<Vec<_>>();
-        self.peers.iter().flat_map(of_peer).collect()
+    /// What the rule is for one pod: port names of ingress are the pod's own.
+    pub(super) fn for_pod(&mut self, pod: &Pod) -> Arc<EffectiveRule> {
+        match &mut self.named {
+            Some(named) => named.for_pod(&self.common, pod),
+            None => Arc::clone(&self.common),
+        }
     }
+}
 
-    fn to_endpoints(&self) -> Vec<RuleMatch> {
-        let names = self.ports.names();
-        let of_peer = |peer: &PeerMatch| {
-            let peer = peer.clone();
-            names.iter().map(move |(protocol, name)| {
-                RuleMatch::Endpoint(EndpointKey { peer: peer.clone(), protocol: *protocol, port: name.to_string() })
-            })
-        };
-        let endpoints = self.peers.iter().flat_map(of_peer);
-        self.by_port(&self.ports.numeric()).into_iter().chain(endpoints).collect()
+impl Named {
+    fn for_pod(&mut self, common: &Arc<EffectiveRule>, pod: &Pod) -> Arc<EffectiveRule> {
+        let matches = by_port(&self.peers, &self.ports.of_destination(pod));
+        if matches == common.matches {
+            return Arc::clone(common);
+        }
+        self.said.retain(|rule| rule.strong_count() > 0);
+        if let Some(said) = self.said.iter().filter_map(Weak::upgrade).find(|rule| rule.matches == matches) {
+            return said;
+        }
+        let rule = Arc::new(EffectiveRule { matches, ..EffectiveRule::clone(common) });
+        self.said.push(Arc::downgrade(&rule));
+        rule
     }
+}
+
+fn by_port(peers: &[PeerMatch], ports: &[PortMatch]) -> Vec<RuleMatch> {
+    let of_peer = |peer: &PeerMatch| ports.iter().map(|port| RuleMatch::Peer(peer.clone(), port.clone())).collect();
+    peers.iter().flat_map::<Vec<RuleMatch>, _>(of_peer).collect()
+}
+
+/// The names of an egress rule, peer by peer.
+fn to_endpoints(peers: &[PeerMatch], ports: &Ports) -> Vec<RuleMatch> {
+    let names = ports.names();
+    let endpoint = |peer: &PeerMatch, (protocol, name): (Protocol, &str)| {
+        RuleMatch::Endpoint(Arc::new(EndpointKey { peer: peer.clone(), protocol, port: name.to_owned() }))
+    };
+    peers.iter().flat_map(|peer| names.iter().map(|name| endpoint(peer, *name)).collect::<Vec<_>>()).collect()
 }
 
 /// Pods sorted, without duplicates; then the union of the blocks.
@@ -108,7 +147,7 @@ fn peers(peers: &Match<Peer>) -> Vec<PeerMatch> {
     }
     let blocks = cidr::merge(&blocks);
     let blocks = (!blocks.is_empty()).then_some(PeerMatch::Blocks(blocks));
-    pods.into_iter().map(PeerMatch::Pods).chain(blocks).collect()
+    pods.into_iter().map(|peer| PeerMatch::Pods(Arc::new(peer))).chain(blocks).collect()
 }
 
 impl Ports {

@@ -4,8 +4,6 @@
 //! word for becomes something that no wanted ruleset holds ([`FOREIGN`] in a comment, an empty key), never an error and
 //! never something near it.
 
-use std::collections::BTreeMap;
-
 use nftnl::nftnl_sys::*;
 
 use super::expr::bare_rule;
@@ -17,7 +15,8 @@ use super::types::{
 };
 use super::{EncodeError, verdict_of};
 use crate::ruleset::{
-    BaseHook, Chain, Counter, CounterValue, Datum, Element, Family, KeyType, Rule, Set, SetKind, TableId, Value,
+    BaseHook, Chain, Counter, CounterValue, Datum, Element, Elements, Family, KeyType, Name, Rule, Set, SetKind,
+    TableId, Value,
 };
 
 /// What the comment of something begins with that the model cannot hold. No comment made here has a control character.
@@ -48,7 +47,7 @@ pub fn table(message: &[u8]) -> Option<TableId> {
 }
 
 /// A chain without its rules.
-pub fn chain(message: &[u8]) -> Option<(TableId, String, Chain)> {
+pub fn chain(message: &[u8]) -> Option<(TableId, Name, Chain)> {
     let chain = sys::Chain::parse(message)?;
     let table = place(chain.get_u32(NFTNL_CHAIN_FAMILY), chain.get_str(NFTNL_CHAIN_TABLE))?;
     let mut read = Chain { comment: comment(0, chain.get_data(NFTNL_CHAIN_USERDATA)), ..Chain::default() };
@@ -58,7 +57,7 @@ pub fn chain(message: &[u8]) -> Option<(TableId, String, Chain)> {
             read.comment = format!("{FOREIGN} hook, type or policy: {}", read.comment);
         }
     }
-    Some((table, chain.get_str(NFTNL_CHAIN_NAME)?, read))
+    Some((table, chain.get_str(NFTNL_CHAIN_NAME)?.into(), read))
 }
 
 /// The hook of a base chain of type filter and policy accept, without devices.
@@ -73,10 +72,10 @@ fn base_hook(chain: &sys::Chain, number: u32) -> Option<BaseHook> {
 }
 
 /// A set without its elements.
-pub fn set(message: &[u8]) -> Option<(TableId, String, Set)> {
+pub fn set(message: &[u8]) -> Option<(TableId, Name, Set)> {
     let set = sys::Set::parse(message)?;
     let table = place(set.get_u32(NFTNL_SET_FAMILY), set.get_str(NFTNL_SET_TABLE))?;
-    let name = set.get_str(NFTNL_SET_NAME)?;
+    let name = set.get_str(NFTNL_SET_NAME)?.into();
     let text = comment(SET_COMMENT, set.get_data(NFTNL_SET_USERDATA));
     let key = key_types(set.get_u32(NFTNL_SET_KEY_TYPE).unwrap_or(0));
     let kind = set_kind(&set);
@@ -85,7 +84,7 @@ pub fn set(message: &[u8]) -> Option<(TableId, String, Set)> {
     let comment = if foreign { format!("{FOREIGN} type or flags: {text}") } else { text };
     // A limit that somebody gave another set shows when it is full: a table in force is not made anew for it.
     let size = set.get_u32(NFTNL_SET_DESC_SIZE).filter(|_| kind == SetKind::CounterMap);
-    Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, size, comment, elements: BTreeMap::new() }))
+    Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, size, comment, elements: Elements::new() }))
 }
 
 /// Kind and whether it is of intervals; `None` for flags and data that are not in use here.
@@ -108,7 +107,7 @@ pub fn elements(message: &[u8]) -> Option<Vec<RawElement>> {
 }
 
 /// All elements of a set in the model's terms. An element that has none has the empty key.
-pub fn collect(set: &Set, raw: Vec<RawElement>) -> BTreeMap<Element, Datum> {
+pub fn collect(set: &Set, raw: Vec<RawElement>) -> Elements {
     match set.key.as_slice() {
         [key] if set.interval => ranges(*key, raw),
         key => raw
@@ -130,16 +129,16 @@ fn datum(element: RawElement) -> Option<Datum> {
     match (element.verdict, element.object) {
         (None, None) => Some(Datum::None),
         (Some(number), None) => verdict_of(number, element.chain).map(Datum::Verdict),
-        (None, Some(object)) => Some(Datum::Counter(object)),
+        (None, Some(object)) => Some(Datum::Counter(object.into())),
         (Some(_), Some(_)) => None,
     }
 }
 
 /// Each start reaches to the next end, or to the type's largest value.
-fn ranges(key: KeyType, mut raw: Vec<RawElement>) -> BTreeMap<Element, Datum> {
+fn ranges(key: KeyType, mut raw: Vec<RawElement>) -> Elements {
     // Where one range ends another may begin: the end comes first.
     raw.sort_by(|a, b| a.key.cmp(&b.key).then(is_end(b).cmp(&is_end(a))));
-    let mut found = BTreeMap::new();
+    let mut found = Elements::new();
     let mut open: Option<RawElement> = None;
     for element in raw {
         let last = last_of_range(key, &element.key);
@@ -170,7 +169,7 @@ fn range(key: KeyType, start: RawElement, last: Option<Value>) -> (Element, Datu
 }
 
 /// A counter and its values; `None` for other objects.
-pub fn counter(message: &[u8]) -> Option<(TableId, String, Counter, CounterValue)> {
+pub fn counter(message: &[u8]) -> Option<(TableId, Name, Counter, CounterValue)> {
     const COUNTER: u32 = 1;
     let object = sys::Object::parse(message)?;
     if object.get_u32(NFTNL_OBJ_TYPE) != Some(COUNTER) {
@@ -181,16 +180,16 @@ pub fn counter(message: &[u8]) -> Option<(TableId, String, Counter, CounterValue
         packets: object.get_u64(NFTNL_OBJ_CTR_PKTS).unwrap_or(0),
         bytes: object.get_u64(NFTNL_OBJ_CTR_BYTES).unwrap_or(0),
     };
-    let counter = Counter { comment: comment(0, object.get_data(NFTNL_OBJ_USERDATA)) };
-    Some((table, object.get_str(NFTNL_OBJ_NAME)?, counter, value))
+    let counter = Counter { comment: comment(0, object.get_data(NFTNL_OBJ_USERDATA)).into() };
+    Some((table, object.get_str(NFTNL_OBJ_NAME)?.into(), counter, value))
 }
 
 /// A rule and the chain it stands in.
-pub fn rule(message: &[u8]) -> Option<(TableId, String, RawRule)> {
+pub fn rule(message: &[u8]) -> Option<(TableId, Name, RawRule)> {
     let rule = sys::Rule::parse(message)?;
     let table = place(rule.get_u32(NFTNL_RULE_FAMILY), rule.get_str(NFTNL_RULE_TABLE))?;
     let raw = RawRule { print: rule.print().ok()?, comment: comment(0, rule.get_data(NFTNL_RULE_USERDATA)) };
-    Some((table, rule.get_str(NFTNL_RULE_CHAIN)?, raw))
+    Some((table, rule.get_str(NFTNL_RULE_CHAIN)?.into(), raw))
 }
 
 /// A wanted rule as [`rule`] would read it.

@@ -176,8 +176,8 @@ fn verdict_of(number: u32, chain: Option<String>) -> Option<Verdict> {
         (NF_ACCEPT, None) => Some(Verdict::Accept),
         (NF_DROP, None) => Some(Verdict::Drop),
         (NFT_RETURN, None) => Some(Verdict::Return),
-        (NFT_JUMP, Some(chain)) => Some(Verdict::Jump(chain)),
-        (NFT_GOTO, Some(chain)) => Some(Verdict::Goto(chain)),
+        (NFT_JUMP, Some(chain)) => Some(Verdict::Jump(chain.into())),
+        (NFT_GOTO, Some(chain)) => Some(Verdict::Goto(chain.into())),
         _ => None,
     }
 }

@@ -15,7 +15,7 @@ fn port(number: u16) -> Element {
 }
 
 fn add_rule(exprs: Vec<crate::ruleset::Expr>) -> Op {
-    op(OpKind::AddRule { chain: "c".to_owned(), rule: Rule { exprs, comment: String::new() } })
+    op(OpKind::AddRule { chain: "c".into(), rule: Rule { exprs, comment: String::new() } })
 }
 
 /// Length, flags and sequence number of each message.
@@ -39,7 +39,7 @@ fn refused(op: Op) -> EncodeError {
 #[test]
 fn only_the_last_operation_asks_for_an_answer() {
     const ACK: u16 = 4;
-    let counter = |name: &str| op(OpKind::DeleteCounter(name.to_owned()));
+    let counter = |name: &str| op(OpKind::DeleteCounter(name.into()));
     let batch = encode(&[op(OpKind::AddTable), counter("a"), counter("b")]).expect("batch");
     let all = messages(&batch);
     assert_eq!(all.iter().map(|(_, _, seq)| *seq).collect::<Vec<_>>(), vec![0, 1, 2, 3, 4]);
@@ -52,10 +52,10 @@ fn only_the_last_operation_asks_for_an_answer() {
 
 #[test]
 fn long_lists_are_split_below_the_limit_of_an_attribute_and_stay_their_operations() {
-    let datum = Datum::Counter("c".repeat(255));
+    let datum = Datum::Counter("c".repeat(255).into());
     let elements = (0..2000).map(|number| (port(number), datum.clone())).collect();
-    let add = op(OpKind::AddElements { set: "s".to_owned(), elements });
-    let batch = encode(&[op(OpKind::AddTable), add, op(OpKind::DeleteSet("x".to_owned()))]).expect("batch");
+    let add = op(OpKind::AddElements { set: "s".into(), elements });
+    let batch = encode(&[op(OpKind::AddTable), add, op(OpKind::DeleteSet("x".into()))]).expect("batch");
     let all = messages(&batch);
     assert!(all.len() > 10, "{all:?}");
     assert!(all.iter().all(|(length, ..)| *length < 1 << 16), "{all:?}");
@@ -97,21 +97,19 @@ fn what_cannot_be_encoded_exactly_is_refused() {
     let compare = |field, value| add_rule(vec![Expr::Compare { field, value, negated: false }]);
     let elements = |element| {
         let elements = BTreeMap::from([(element, Datum::None)]);
-        op(OpKind::AddElements { set: "s".to_owned(), elements })
+        op(OpKind::AddElements { set: "s".into(), elements })
     };
     let set = |key: Vec<KeyType>, interval| {
-        let set =
-            Set { kind: SetKind::Set, key, interval, size: None, comment: String::new(), elements: BTreeMap::new() };
-        op(OpKind::AddSet { name: "s".to_owned(), set })
+        let set = Set { interval, ..Set::of(SetKind::Set, key) };
+        op(OpKind::AddSet { name: "s".into(), set })
     };
-    let chain = |name: &str, comment: &str| {
-        op(OpKind::AddChain { name: name.to_owned(), hook: None, comment: comment.to_owned() })
-    };
+    let chain =
+        |name: &str, comment: &str| op(OpKind::AddChain { name: name.into(), hook: None, comment: comment.to_owned() });
     let bad = [
         add_rule(vec![Expr::Foreign("[ dup ]".to_owned())]),
         add_rule(vec![Expr::CtStateRelated; 50]),
-        add_rule(vec![Expr::Lookup { key: vec![], set: "s".to_owned() }]),
-        add_rule(vec![Expr::Lookup { key: vec![Field::IpSaddr], set: "s\0".to_owned() }]),
+        add_rule(vec![Expr::Lookup { key: vec![], set: "s".into() }]),
+        add_rule(vec![Expr::Lookup { key: vec![Field::IpSaddr], set: "s\0".into() }]),
         compare(Field::TcpDport, Value::Proto(6)),
         compare(Field::Iifname, Value::Ifname("sixteen-letters-".to_owned())),
         compare(Field::Iifname, Value::Ifname("veth*".to_owned())),
@@ -136,7 +134,7 @@ fn what_cannot_be_encoded_exactly_is_refused() {
 
 #[test]
 fn an_error_names_its_operation() {
-    let error = encode(&[op(OpKind::AddTable), op(OpKind::DeleteChain(String::new()))]).expect_err("refused");
+    let error = encode(&[op(OpKind::AddTable), op(OpKind::DeleteChain(String::new().into()))]).expect_err("refused");
     assert_eq!(error.index, 1);
     assert!(error.to_string().starts_with("delete chain inet flatfell-1a "), "{error}");
 }
@@ -156,15 +154,7 @@ fn user_data_that_is_no_list_of_items_is_no_comment() {
 #[test]
 fn user_data_of_sets_is_what_nft_sends() {
     let user_data = |key: &[KeyType], comment: &str| {
-        let elements = BTreeMap::new();
-        let set = Set {
-            kind: SetKind::Set,
-            key: key.to_vec(),
-            interval: false,
-            size: None,
-            comment: comment.to_owned(),
-            elements,
-        };
+        let set = Set { comment: comment.to_owned(), ..Set::of(SetKind::Set, key.to_vec()) };
         types::set_user_data(&set).expect("user data")
     };
     let order = |order: u32| [&[0, 4][..], &order.to_ne_bytes()].concat();

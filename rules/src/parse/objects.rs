@@ -135,7 +135,7 @@ fn read_pod(root: &Node<'_>, report: &mut Report) -> Option<Pod> {
         addresses,
         lifetime: lifetime?,
         created: created?.to_owned(),
-        ports,
+        ports: ports.into(),
     })
 }
 

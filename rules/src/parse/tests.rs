@@ -56,7 +56,7 @@ fn the_least_of_a_pod_gets_the_defaults() {
     assert_eq!((pod.uid.as_str(), pod.created.as_str(), pod.node, pod.host_network), ("", "", None, false));
     assert_eq!(
         (pod.addresses, pod.lifetime, pod.ports, pod.labels.iter().count()),
-        (vec![], Lifetime::Live, vec![], 0)
+        (vec![], Lifetime::Live, [].into(), 0)
     );
 }
 
@@ -83,7 +83,7 @@ fn a_whole_pod() {
     assert!(pod.host_network && pod.lifetime == Lifetime::Terminal);
     assert_eq!(pod.labels.get("app"), Some("a"));
     let named = |name: &str, protocol, number| NamedPort { name: name.into(), protocol, number };
-    assert_eq!(pod.ports, [named("dns", Protocol::Udp, 53), named("web", Protocol::Tcp, 80)]);
+    assert_eq!(*pod.ports, [named("dns", Protocol::Udp, 53), named("web", Protocol::Tcp, 80)]);
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.0.0.1", "fd00::1"]);
 }

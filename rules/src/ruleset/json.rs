@@ -21,7 +21,7 @@ fn table(id: &TableId, table: &Table) -> Value {
         "family": text::family(id.family),
         "name": id.name,
         "counters": table.counters.iter()
-            .map(|(name, counter)| json!({ "name": name, "comment": counter.comment })).collect::<Vec<_>>(),
+            .map(|(name, counter)| json!({ "name": name.as_ref(), "comment": counter.comment.as_ref() })).collect::<Vec<_>>(),
         "sets": table.sets.iter().map(|(name, content)| set(name, content)).collect::<Vec<_>>(),
         "chains": table.chains.iter().map(|(name, content)| chain(name, content)).collect::<Vec<_>>(),
     })
@@ -41,7 +41,7 @@ fn set(name: &str, set: &Set) -> Value {
         "interval": set.interval,
         "size": set.size,
         "comment": set.comment,
-        "elements": set.elements.iter().map(|(key, datum)| element(key, datum)).collect::<Vec<_>>(),
+        "elements": set.elements.iter().map(|(key, datum)| element(&key, &datum)).collect::<Vec<_>>(),
     })
 }
 
@@ -51,7 +51,7 @@ fn element(element: &Element, datum: &Datum) -> Value {
     match datum {
         Datum::None => json!({ "key": key }),
         Datum::Verdict(verdict) => json!({ "key": key, "verdict": text::verdict(verdict) }),
-        Datum::Counter(counter) => json!({ "key": key, "counter": counter }),
+        Datum::Counter(counter) => json!({ "key": key, "counter": counter.as_ref() }),
     }
 }
 

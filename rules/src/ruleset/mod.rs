@@ -4,14 +4,22 @@
 //! (`crate::diff`), netlink messages (`crate::encode`). What always holds: maps are ordered, so that equal rulesets are equal values
 //! and give equal text. Terms are those of nft(8).
 
+mod elements;
 pub mod json;
 pub mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use smallvec::SmallVec;
+
+pub use elements::{Elements, ElementsDiff};
+
+/// The name of a chain, a set, a map or a counter: one text, however often it is named.
+pub type Name = Arc<str>;
 
 /// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,18 +57,18 @@ pub struct Ruleset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Chains by name.
-    pub chains: BTreeMap<String, Chain>,
+    pub chains: OrdMap<Name, Arc<Chain>>,
     /// Sets and maps by name (one name space in the kernel).
-    pub sets: BTreeMap<String, Set>,
+    pub sets: OrdMap<Name, Arc<Set>>,
     /// Named counters, with their comments.
-    pub counters: BTreeMap<String, Counter>,
+    pub counters: OrdMap<Name, Counter>,
 }
 
 /// A named counter object; its values are the kernel's and no part of a ruleset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
     /// Which rule or drop it counts; create-time only.
-    pub comment: String,
+    pub comment: Name,
 }
 
 /// A chain; base chains have a hook.
@@ -151,23 +159,23 @@ pub enum Expr {
         /// The concatenated key.
         key: Vec<Field>,
         /// A set of the same table.
-        set: String,
+        set: Name,
     },
     /// `key vmap @map`: the verdict of the element; nothing when there is none.
     Vmap {
         /// The concatenated key.
         key: Vec<Field>,
         /// A verdict map of the same table.
-        map: String,
+        map: Name,
     },
     /// `counter name "..."`.
-    Counter(String),
+    Counter(Name),
     /// `counter name ct mark & mask map @map`: the counter object of the element; ends the rule when there is none.
     CounterMap {
         /// Bits of the mark that are the key.
         mask: u32,
         /// A map from mark to counter of the same table.
-        map: String,
+        map: Name,
     },
     /// `ct mark set ct mark & keep | value`; `value` has no bit of `keep`.
     SetCtMark {
@@ -309,7 +317,20 @@ pub struct Set {
     /// What it holds; empty for none; create-time only.
     pub comment: String,
     /// Its elements. Those of an interval set do not overlap and do not touch.
-    pub elements: BTreeMap<Element, Datum>,
+    pub elements: Elements,
+}
+
+impl Set {
+    /// A set of this kind and key: no intervals, no size, no comment, no elements.
+    pub fn of(kind: SetKind, key: Vec<KeyType>) -> Self {
+        Self { kind, key, interval: false, size: None, comment: String::new(), elements: Elements::new() }
+    }
+
+    /// The same without elements.
+    pub fn emptied(&self) -> Self {
+        let Self { kind, ref key, interval, size, ref comment, .. } = *self;
+        Self { kind, key: key.clone(), interval, size, comment: comment.clone(), elements: Elements::new() }
+    }
 }
 
 /// The key of an element.
@@ -337,7 +358,7 @@ pub enum Datum {
     /// A verdict.
     Verdict(Verdict),
     /// A named counter of the same table.
-    Counter(String),
+    Counter(Name),
 }
 
 /// What a rule or an element decides.
@@ -350,9 +371,9 @@ pub enum Verdict {
     /// Back to behind the last jump.
     Return,
     /// Into a chain, and back.
-    Jump(String),
+    Jump(Name),
     /// Into a chain, and back to where this chain would return.
-    Goto(String),
+    Goto(Name),
 }
 
 /// One operation on the kernel's tables; a transaction is a list of them.
@@ -375,57 +396,57 @@ pub enum OpKind {
     /// `add chain`, without rules.
     AddChain {
         /// Its name.
-        name: String,
+        name: Name,
         /// Its hook, for a base chain.
         hook: Option<BaseHook>,
         /// Its comment.
         comment: String,
     },
     /// `delete chain`; its rules go with it when a [`OpKind::FlushChain`] came before.
-    DeleteChain(String),
+    DeleteChain(Name),
     /// `flush chain`.
-    FlushChain(String),
+    FlushChain(Name),
     /// `add rule` at the end of a chain.
     AddRule {
         /// The chain.
-        chain: String,
+        chain: Name,
         /// The rule.
         rule: Rule,
     },
     /// `add set` or `add map`; the elements in `set` are ignored.
     AddSet {
         /// Its name.
-        name: String,
+        name: Name,
         /// Its properties.
         set: Set,
     },
     /// `delete set`.
-    DeleteSet(String),
+    DeleteSet(Name),
     /// `add element`; an element that exists with the same datum changes nothing, with another it is refused.
     AddElements {
         /// The set.
-        set: String,
+        set: Name,
         /// What is added.
         elements: BTreeMap<Element, Datum>,
     },
     /// `delete element`.
     DeleteElements {
         /// The set.
-        set: String,
+        set: Name,
         /// What is deleted (keys and data as they stand).
         elements: BTreeMap<Element, Datum>,
     },
     /// `add counter`, starting at these values.
     AddCounter {
         /// Its name.
-        name: String,
+        name: Name,
         /// Its comment.
-        comment: String,
+        comment: Name,
         /// Packets and bytes it starts with.
         start: CounterValue,
     },
     /// `delete counter`.
-    DeleteCounter(String),
+    DeleteCounter(Name),
 }
 
 /// The values of a counter.

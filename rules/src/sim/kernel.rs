@@ -4,6 +4,7 @@
 //! happens whole or not at all. Where the kernel answers yes and does nothing (a changed comment), so does this.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -105,7 +106,7 @@ fn apply(ruleset: &mut Ruleset, op: &Op) -> Result<(), Reason> {
         OpKind::AddChain { name, hook, comment } => add_chain(table, name, *hook, comment),
         OpKind::DeleteChain(name) => delete_chain(table, name),
         OpKind::FlushChain(name) => {
-            table.chains.get_mut(name).map(|chain| chain.rules.clear()).ok_or_else(|| missing(name))
+            table.chains.get_mut(name).map(|chain| Arc::make_mut(chain).rules.clear()).ok_or_else(|| missing(name))
         }
         OpKind::AddRule { chain, rule } => add_rule(table, op.table.family, chain, rule),
         OpKind::AddSet { name, set } => add_set(table, name, set),
@@ -150,7 +151,7 @@ fn add_chain(table: &mut Table, name: &str, hook: Option<BaseHook>, comment: &st
         Some(chain) => ensure(chain.hook == hook, || Reason::Exists(name.to_string())),
         None => {
             let chain = Chain { hook, comment: comment.to_string(), rules: Vec::new() };
-            table.chains.insert(name.to_string(), chain);
+            table.chains.insert(name.into(), Arc::new(chain));
             Ok(())
         }
     }
@@ -177,7 +178,7 @@ fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
             ensure(same, || Reason::Exists(name.to_string()))
         }
         None => {
-            table.sets.insert(name.to_string(), Set { elements: BTreeMap::new(), ..set.clone() });
+            table.sets.insert(name.into(), Arc::new(set.emptied()));
             Ok(())
         }
     }
@@ -185,8 +186,8 @@ fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
 
 fn delete_set(table: &mut Table, name: &str) -> Result<(), Reason> {
     let used = exprs(table).any(|expr| match expr {
-        Expr::Lookup { set, .. } => set == name,
-        Expr::Vmap { map, .. } | Expr::CounterMap { map, .. } => map == name,
+        Expr::Lookup { set, .. } => set.as_ref() == name,
+        Expr::Vmap { map, .. } | Expr::CounterMap { map, .. } => map.as_ref() == name,
         _ => false,
     });
     ensure(!used, || Reason::Busy(name.to_string()))?;
@@ -196,13 +197,13 @@ fn delete_set(table: &mut Table, name: &str) -> Result<(), Reason> {
 fn add_counter(table: &mut Table, name: &str, comment: &str) -> Result<(), Reason> {
     check_name(name)?;
     check_comment(comment)?;
-    table.counters.entry(name.to_string()).or_insert_with(|| Counter { comment: comment.to_string() });
+    table.counters.entry(name.into()).or_insert_with(|| Counter { comment: comment.into() });
     Ok(())
 }
 
 fn delete_counter(table: &mut Table, name: &str) -> Result<(), Reason> {
-    let by_rule = exprs(table).any(|expr| matches!(expr, Expr::Counter(counter) if counter == name));
-    let by_element = data(table).any(|datum| matches!(datum, Datum::Counter(counter) if counter == name));
+    let by_rule = exprs(table).any(|expr| matches!(expr, Expr::Counter(counter) if counter.as_ref() == name));
+    let by_element = data(table).any(|datum| matches!(datum, Datum::Counter(counter) if counter.as_ref() == name));
     ensure(!by_rule && !by_element, || Reason::Busy(name.to_string()))?;
     table.counters.remove(name).map(|_| ()).ok_or_else(|| missing(name))
 }
@@ -214,9 +215,9 @@ fn add_elements(table: &mut Table, name: &str, elements: &BTreeMap<Element, Datu
     for (element, datum) in elements {
         check_element(set, element)?;
         check_datum(table, set, datum)?;
-        let clash = merged.iter().any(|(other, lead)| match other == element {
-            true => lead != datum,
-            false => overlap(other, element),
+        let clash = merged.iter().any(|(other, lead)| match other == *element {
+            true => lead != *datum,
+            false => overlap(&other, element),
         });
         ensure(!clash, || Reason::Exists(format!("{element:?}")))?;
         merged.insert(element.clone(), datum.clone());
@@ -224,7 +225,7 @@ fn add_elements(table: &mut Table, name: &str, elements: &BTreeMap<Element, Datu
     let room = set.size.is_none_or(|size| u32::try_from(merged.len()).is_ok_and(|elements| elements <= size));
     ensure(room, || Reason::Full(name.to_string()))?;
     if let Some(set) = table.sets.get_mut(name) {
-        set.elements = merged;
+        Arc::make_mut(set).elements = merged;
     }
     Ok(())
 }
@@ -232,6 +233,7 @@ fn add_elements(table: &mut Table, name: &str, elements: &BTreeMap<Element, Datu
 fn delete_elements(table: &mut Table, name: &str, elements: &BTreeMap<Element, Datum>) -> Result<(), Reason> {
     let set = table.sets.get_mut(name).ok_or_else(|| missing(name))?;
     ensure(elements.len() <= ELEMENTS_MAX, || Reason::TooLong(name.to_string()))?;
+    let set = Arc::make_mut(set);
     elements.keys().try_for_each(|element| {
         set.elements.remove(element).map(|_| ()).ok_or_else(|| missing(&format!("{element:?}")))
     })
@@ -283,7 +285,7 @@ fn add_rule(table: &mut Table, family: Family, chain: &str, rule: &Rule) -> Resu
     check_comment(&rule.comment)?;
     rule.exprs.iter().try_for_each(|expr| check_expr(table, family, expr))?;
     if let Some(chain) = table.chains.get_mut(chain) {
-        chain.rules.push(rule.clone());
+        Arc::make_mut(chain).rules.push(rule.clone());
     }
     Ok(())
 }
@@ -327,11 +329,11 @@ fn check_key(table: &Table, name: &str, kind: SetKind, key: &[Field]) -> Result<
 fn validate(table: &Table) -> Result<(), Reason> {
     let bases = table.chains.iter().filter(|(_, chain)| chain.hook.is_some());
     for (base, _) in bases {
-        let mut level = BTreeSet::from([base.as_str()]);
+        let mut level = BTreeSet::from([base.as_ref()]);
         for _ in 0..=JUMPS_MAX {
             level = level.into_iter().flat_map(|name| successors(table, name)).collect();
         }
-        ensure(level.is_empty(), || Reason::TooDeep(base.clone()))?;
+        ensure(level.is_empty(), || Reason::TooDeep(base.to_string()))?;
     }
     Ok(())
 }
@@ -343,7 +345,7 @@ fn successors<'a>(table: &'a Table, name: &str) -> BTreeSet<&'a str> {
         match expr {
             Expr::Verdict(verdict) => found.extend(target(verdict)),
             Expr::Vmap { map, .. } => {
-                let elements = table.sets.get(map).into_iter().flat_map(|set| set.elements.values());
+                let elements = table.sets.get(map).into_iter().flat_map(|set| set.elements.data());
                 found.extend(elements.filter_map(|datum| match datum {
                     Datum::Verdict(verdict) => target(verdict),
                     Datum::None | Datum::Counter(_) => None,
@@ -370,5 +372,5 @@ fn exprs(table: &Table) -> impl Iterator<Item = &Expr> {
 
 /// All that elements of a table lead to.
 fn data(table: &Table) -> impl Iterator<Item = &Datum> {
-    table.sets.values().flat_map(|set| set.elements.values())
+    table.sets.values().flat_map(|set| set.elements.data())
 }

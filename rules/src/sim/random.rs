@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use super::tracer::{Flow, Packet};
 use crate::ruleset::{
-    BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Rule, Ruleset, Set,
-    SetKind, Table, TableId, Value, Verdict,
+    BaseHook, Chain, Counter, CtDirection, Datum, Element, Elements, Expr, Family, Field, Hook, KeyType, Name, Rule,
+    Ruleset, Set, SetKind, Table, TableId, Value, Verdict,
 };
 
 /// Chains that only verdicts lead to.
@@ -101,9 +104,9 @@ impl Draw {
     fn table(&mut self) -> Table {
         let mut table = Table::default();
         for number in 0..COUNTERS {
-            let name = format!("n{number}");
+            let name = Name::from(format!("n{number}"));
             if !self.object(&name).once_in(4) {
-                table.counters.insert(name, Counter { comment: comment(number) });
+                table.counters.insert(name, Counter { comment: comment(number).into() });
             }
         }
         for (name, shape) in shapes(self.family) {
@@ -112,14 +115,15 @@ impl Draw {
                 let elements = (0..random.below(9)).map(|_| element(&mut random, &shape)).collect::<Vec<_>>();
                 let mut set = shape;
                 elements.into_iter().for_each(|(element, datum)| insert_apart(&mut set, element, datum));
-                table.sets.insert(name.to_string(), set);
+                table.sets.insert(name.into(), Arc::new(set));
             }
         }
         for (name, hook) in chains(self.family) {
             let mut random = self.object(&name);
             if !random.once_in(6) {
                 let rules = (0..random.below(5)).map(|_| rule(&mut random, self.family)).collect();
-                table.chains.insert(name.clone(), Chain { hook, comment: comment(random.below(1)), rules });
+                let chain = Chain { hook, comment: comment(random.below(1)), rules };
+                table.chains.insert(name.into(), Arc::new(chain));
             }
         }
         let order = self.object("order").any();
@@ -159,7 +163,7 @@ fn shapes(family: Family) -> Vec<(&'static str, Set)> {
         interval,
         size: (kind == SetKind::CounterMap).then_some(64),
         comment: comment(u64::from(interval)),
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     let frames = vec![("s-if", shape(Plain, &[Ifname], false)), ("m-if", shape(VerdictMap, &[Ifname], false))];
     let packets = vec![
@@ -196,7 +200,7 @@ fn element(random: &mut Random, set: &Set) -> (Element, Datum) {
     let datum = match set.kind {
         SetKind::Set => Datum::None,
         SetKind::VerdictMap => Datum::Verdict(verdict(random)),
-        SetKind::CounterMap => Datum::Counter(format!("n{}", random.below(COUNTERS))),
+        SetKind::CounterMap => Datum::Counter(format!("n{}", random.below(COUNTERS)).into()),
     };
     (key, datum)
 }
@@ -207,7 +211,7 @@ fn insert_apart(set: &mut Set, element: Element, datum: Datum) {
         (Element::Range(a, b), Element::Range(c, d)) => number(a) <= number(d) + 1 && number(c) <= number(b) + 1,
         _ => false,
     };
-    if !set.elements.keys().any(near) {
+    if !set.elements.iter().any(|(other, _)| near(&other)) {
         set.elements.insert(element, datum);
     }
 }
@@ -242,8 +246,8 @@ fn verdict(random: &mut Random) -> Verdict {
         0 => Verdict::Accept,
         1 | 2 => Verdict::Drop,
         3 => Verdict::Return,
-        4 | 5 => Verdict::Jump(chain),
-        _ => Verdict::Goto(chain),
+        4 | 5 => Verdict::Jump(chain.into()),
+        _ => Verdict::Goto(chain.into()),
     }
 }
 
@@ -261,7 +265,7 @@ fn rule(random: &mut Random, family: Family) -> Rule {
     }
     let question = match family {
         Family::Inet => vmap(random),
-        Family::Bridge => Expr::Vmap { key: vec![Field::Iifname], map: "m-if".to_string() },
+        Family::Bridge => Expr::Vmap { key: vec![Field::Iifname], map: "m-if".into() },
     };
     if random.once_in(4) && !exprs.iter().any(|expr| speak_of_one_layer(expr, &question)) {
         exprs.push(question);
@@ -320,7 +324,7 @@ fn frame(random: &mut Random) -> Expr {
 
 /// A look-up in a set.
 fn lookup(key: &[Field], set: &str) -> Expr {
-    Expr::Lookup { key: key.to_vec(), set: set.to_string() }
+    Expr::Lookup { key: key.to_vec(), set: set.into() }
 }
 
 /// A match on addresses.
@@ -384,7 +388,7 @@ fn statement(random: &mut Random) -> Expr {
             snaplen: u32::from(random.small(2)) * 96,
         },
         1 => Expr::Limit { rate: 1 + random.below(90), burst: 1 + u32::from(random.small(9)) },
-        _ => Expr::Counter(format!("n{}", random.below(COUNTERS))),
+        _ => Expr::Counter(format!("n{}", random.below(COUNTERS)).into()),
     }
 }
 
@@ -392,7 +396,7 @@ fn statement(random: &mut Random) -> Expr {
 fn mark_statement(random: &mut Random) -> Expr {
     let keep = random.pick(&[0x00ff_ffff, 0, u32::MAX ^ 1, 0x00ff_00ff]);
     match random.below(3) {
-        0 => Expr::CounterMap { mask: random.pick(&[u32::MAX, 0xff00_0000, 0x0000_f000]), map: "m-count".to_string() },
+        0 => Expr::CounterMap { mask: random.pick(&[u32::MAX, 0xff00_0000, 0x0000_f000]), map: "m-count".into() },
         _ => Expr::SetCtMark { keep, value: random.pick(&[0, 0x0100_0000, 0x0200_0000, 1]) & !keep },
     }
 }
@@ -407,45 +411,49 @@ fn vmap(random: &mut Random) -> Expr {
         (&[Field::L4Proto, Field::ThDport], "m-port"),
         (&[Field::Iifname], "m-if"),
     ]);
-    Expr::Vmap { key: key.to_vec(), map: map.to_string() }
+    Expr::Vmap { key: key.to_vec(), map: map.into() }
 }
 
 /// Takes out what leads nowhere, back, or would not be printed as it is.
 fn untangle(table: &mut Table, order: u64) {
-    let names: Vec<String> = table.chains.keys().chain(table.sets.keys()).cloned().collect();
-    let ranks: BTreeMap<String, u64> =
+    let names: Vec<Name> = table.chains.keys().chain(table.sets.keys()).cloned().collect();
+    let ranks: BTreeMap<Name, u64> =
         names.into_iter().map(|name| (name.clone(), rank(&table.chains, &name, order))).collect();
-    let below = |from: &str, to: &String| ranks.get(to).is_some_and(|rank| Some(rank) > ranks.get(from));
+    let below = |from: &str, to: &Name| ranks.get(to).is_some_and(|rank| Some(rank) > ranks.get(from));
     let leads_down = |from: &str, verdict: &Verdict| match verdict {
         Verdict::Jump(chain) | Verdict::Goto(chain) => below(from, chain),
         Verdict::Accept | Verdict::Drop | Verdict::Return => true,
     };
     let counters = &table.counters;
-    for (name, set) in &mut table.sets {
+    for (name, set) in table.sets.clone() {
+        let mut set = Set::clone(&set);
         set.elements.retain(|_, datum| match datum {
             Datum::None => true,
             Datum::Counter(counter) => counters.contains_key(counter),
-            Datum::Verdict(verdict) => leads_down(name, verdict),
+            Datum::Verdict(verdict) => leads_down(&name, verdict),
         });
+        table.sets.insert(name, Arc::new(set));
     }
     let sets = &table.sets;
-    for (name, chain) in &mut table.chains {
+    for (name, chain) in table.chains.clone() {
+        let mut chain = Chain::clone(&chain);
         let output = chain.hook.is_some_and(|base| base.hook == Hook::Output);
         chain.rules.retain(|rule| {
             rule.exprs.iter().all(|expr| match expr {
                 Expr::Lookup { set: used, .. } | Expr::CounterMap { map: used, .. } => sets.contains_key(used),
-                Expr::Vmap { map, .. } => below(name, map),
+                Expr::Vmap { map, .. } => below(&name, map),
                 Expr::Counter(counter) => counters.contains_key(counter),
-                Expr::Verdict(verdict) => leads_down(name, verdict),
+                Expr::Verdict(verdict) => leads_down(&name, verdict),
                 Expr::Compare { field: Field::FibDaddrIifType, .. } => !output && name.starts_with("base"),
                 _ => true,
             })
         });
+        table.chains.insert(name, Arc::new(chain));
     }
 }
 
 /// Base chains first, then chains and maps in some order.
-fn rank(chains: &BTreeMap<String, Chain>, name: &str, order: u64) -> u64 {
+fn rank(chains: &OrdMap<Name, Arc<Chain>>, name: &str, order: u64) -> u64 {
     if chains.get(name).is_some_and(|chain| chain.hook.is_some()) {
         return 0;
     }

@@ -94,7 +94,7 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet) -> Trace {
             Outcome::Drop(rule) => (false, Some(rule)),
             Outcome::Back => (true, None),
         };
-        trace.decisions.push(Decision { table: id.clone(), base: name.clone(), rule, accepted });
+        trace.decisions.push(Decision { table: id.clone(), base: name.to_string(), rule, accepted });
         if !accepted {
             trace.passed = false;
             break;
@@ -114,13 +114,13 @@ enum Outcome {
 }
 
 /// How an expression went.
-enum Step<'a> {
+enum Step {
     /// On to the next one.
     Next,
     /// The rule ends here.
     Mismatch,
     /// A verdict.
-    Verdict(&'a Verdict),
+    Verdict(Verdict),
 }
 
 /// A packet inside a table.
@@ -130,7 +130,7 @@ struct Walk<'a, 'b> {
     trace: &'b mut Trace,
 }
 
-impl<'a> Walk<'a, '_> {
+impl Walk<'_, '_> {
     /// Through a chain; a chain that is not there is empty.
     fn chain(&mut self, name: &str) -> Outcome {
         let Some(chain) = self.table.chains.get(name) else { return Outcome::Back };
@@ -141,8 +141,8 @@ impl<'a> Walk<'a, '_> {
                 Some(Verdict::Accept) => return Outcome::Accept(here()),
                 Some(Verdict::Drop) => return Outcome::Drop(here()),
                 Some(Verdict::Return) => return Outcome::Back,
-                Some(Verdict::Goto(next)) => return self.chain(next),
-                Some(Verdict::Jump(next)) => match self.chain(next) {
+                Some(Verdict::Goto(next)) => return self.chain(&next),
+                Some(Verdict::Jump(next)) => match self.chain(&next) {
                     Outcome::Back => {}
                     decided => return decided,
                 },
@@ -152,7 +152,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Through a rule.
-    fn rule(&mut self, rule: &'a Rule) -> Option<&'a Verdict> {
+    fn rule(&mut self, rule: &Rule) -> Option<Verdict> {
         for expr in &rule.exprs {
             match self.expr(expr) {
                 Step::Next => {}
@@ -164,7 +164,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// One match or statement.
-    fn expr(&mut self, expr: &'a Expr) -> Step<'a> {
+    fn expr(&mut self, expr: &Expr) -> Step {
         let flow = self.packet.flow;
         let matches = match expr {
             Expr::CtMark { mask, value, negated } => {
@@ -193,7 +193,7 @@ impl<'a> Walk<'a, '_> {
             }
             Expr::CounterMap { mask, map } => self.counter_map(*mask, map),
             Expr::Counter(name) => {
-                self.trace.counters.push(name.clone());
+                self.trace.counters.push(name.to_string());
                 true
             }
             Expr::SetCtMark { keep, value } => {
@@ -202,7 +202,7 @@ impl<'a> Walk<'a, '_> {
                 *keep == 0 || self.trace.mark.is_some()
             }
             Expr::Limit { .. } | Expr::Log { .. } => true,
-            Expr::Verdict(verdict) => return Step::Verdict(verdict),
+            Expr::Verdict(verdict) => return Step::Verdict(verdict.clone()),
             Expr::Foreign(_) => false,
         };
         if matches { Step::Next } else { Step::Mismatch }
@@ -211,11 +211,13 @@ impl<'a> Walk<'a, '_> {
     /// Hits the counter that a map has for the mark.
     fn counter_map(&mut self, mask: u32, map: &str) -> bool {
         let Some(mark) = self.trace.mark else { return false };
-        let found = self.element(map, &[Value::Mark(mark & mask)]);
-        if let Some(Datum::Counter(name)) = found {
-            self.trace.counters.push(name.clone());
+        match self.element(map, &[Value::Mark(mark & mask)]) {
+            Some(Datum::Counter(name)) => {
+                self.trace.counters.push(name.to_string());
+                true
+            }
+            found => found.is_some(),
         }
-        found.is_some()
     }
 
     /// The values of a concatenated key; none if the packet lacks one.
@@ -224,14 +226,14 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// What a set has for a key.
-    fn element(&self, set: &str, key: &[Value]) -> Option<&'a Datum> {
+    fn element(&self, set: &str, key: &[Value]) -> Option<Datum> {
         let set: &Set = self.table.sets.get(set)?;
         if !set.interval {
-            return set.elements.get(&Element::key(key.to_vec()));
+            return set.elements.get(&Element::key(key.to_vec())).cloned();
         }
         let [value] = key else { return None };
         set.elements.iter().find_map(|(element, datum)| match element {
-            Element::Range(first, last) => (first <= value && value <= last).then_some(datum),
+            Element::Range(first, last) => (first <= *value && *value <= last).then_some(datum),
             Element::Key(_) => None,
         })
     }

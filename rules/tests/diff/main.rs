@@ -4,6 +4,7 @@ mod intervals;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use flatfell_rules::diff::{self, Change};
 use flatfell_rules::ruleset::{
@@ -82,19 +83,19 @@ fn table<'a>(
     Table {
         chains: chains.into_iter().map(|(name, chain)| (name.to_string(), chain)).collect(),
         sets: sets.into_iter().map(|(name, set)| (name.to_string(), set)).collect(),
-        counters: BTreeMap::from([("n".to_string(), Counter::default())]),
+        counters: [(flatfell_rules::ruleset::Name::from("n"), Counter::default())].into_iter().collect(),
     }
 }
 
 /// The change, which does something unless both are equal, after the fake kernel took it and ended where it says.
 fn change(have: &Ruleset, want: &Ruleset) -> Change {
-    let change = diff::diff(have, want.clone());
+    let change = diff::diff(&have.clone().into(), want.clone());
     let mut kernel = FakeKernel { ruleset: have.clone() };
     for step in [&change.make, &change.switch, &change.clean] {
         kernel.commit(step).expect("the kernel takes it");
     }
     assert_eq!(&kernel.ruleset, want);
-    assert_eq!(&change.result, want);
+    assert_eq!(change.result.ruleset(), want);
     assert_eq!(change.is_empty(), have == want);
     change
 }
@@ -111,10 +112,12 @@ fn lines(ops: &[Op]) -> Vec<String> {
 fn a_new_pod_is_made_before_it_is_reached() {
     let have = table([("base", base([rule([vmap("pods")])]))], [("pods", map([]))]);
     let mut want = have.clone();
-    want.chains
-        .insert("pod".into(), chain([asks("peers", Some(Expr::Verdict(Verdict::Return))), verdict(Verdict::Drop)]));
-    want.sets.insert("peers".into(), plain([1]));
-    want.sets.insert("pods".into(), map([(2, jump("pod"))]));
+    want.chains.insert(
+        "pod".into(),
+        Arc::new(chain([asks("peers", Some(Expr::Verdict(Verdict::Return))), verdict(Verdict::Drop)])),
+    );
+    want.sets.insert("peers".into(), Arc::new(plain([1])));
+    want.sets.insert("pods".into(), Arc::new(map([(2, jump("pod"))])));
     want.counters.insert("new".into(), Counter { comment: "of the pod".into() });
     let change = change(&one(have), &one(want));
     assert_eq!(
@@ -140,12 +143,12 @@ fn a_pod_that_goes_is_left_before_it_is_removed() {
     let mut have = want.clone();
     have.chains.insert(
         "pod".into(),
-        chain([rule([vmap("ports")]), rule([Expr::Counter("old".into()), Expr::Verdict(Verdict::Drop)])]),
+        Arc::new(chain([rule([vmap("ports")]), rule([Expr::Counter("old".into()), Expr::Verdict(Verdict::Drop)])])),
     );
-    have.chains.insert("sub".into(), chain([]));
-    have.sets.insert("ports".into(), map([(7, jump("sub"))]));
-    have.sets.insert("peers".into(), plain([1]));
-    have.sets.insert("pods".into(), map([(2, jump("pod"))]));
+    have.chains.insert("sub".into(), Arc::new(chain([])));
+    have.sets.insert("ports".into(), Arc::new(map([(7, jump("sub"))])));
+    have.sets.insert("peers".into(), Arc::new(plain([1])));
+    have.sets.insert("pods".into(), Arc::new(map([(2, jump("pod"))])));
     have.counters.insert("old".into(), Counter::default());
     let change = change(&one(have), &one(want));
     assert!(change.make.is_empty() && change.switch.is_empty());
@@ -170,7 +173,7 @@ fn a_pod_that_goes_is_left_before_it_is_removed() {
 fn a_changed_rule_replaces_its_chain_in_the_switch() {
     let have = table([("base", base([verdict(Verdict::Drop)])), ("same", chain([verdict(Verdict::Drop)]))], []);
     let mut want = have.clone();
-    want.chains.insert("base".into(), base([verdict(Verdict::Accept), verdict(Verdict::Drop)]));
+    want.chains.insert("base".into(), Arc::new(base([verdict(Verdict::Accept), verdict(Verdict::Drop)])));
     let change = change(&one(have), &one(want));
     assert_eq!(lines(&change.switch), ["flush chain base", "add rule base accept", "add rule base drop"]);
     assert!(change.make.is_empty() && change.clean.is_empty() && change.tightens);
@@ -230,24 +233,28 @@ fn what_is_fixed_at_creation_makes_the_table_anew() {
     let have = table([("base", base([asks("peers", None)])), ("c", chain([]))], [("peers", plain([1]))]);
     let changes: [fn(&mut Table); 8] = [
         |table| {
-            table.chains.get_mut("base").expect("is there").hook = Some(BaseHook { hook: Hook::Forward, priority: 0 })
+            Arc::make_mut(table.chains.get_mut("base").expect("is there")).hook =
+                Some(BaseHook { hook: Hook::Forward, priority: 0 })
         },
-        |table| table.chains.get_mut("c").expect("is there").comment = "other".into(),
-        |table| table.chains.get_mut("c").expect("is there").hook = Some(BaseHook { hook: Hook::Input, priority: 0 }),
+        |table| Arc::make_mut(table.chains.get_mut("c").expect("is there")).comment = "other".into(),
+        |table| {
+            Arc::make_mut(table.chains.get_mut("c").expect("is there")).hook =
+                Some(BaseHook { hook: Hook::Input, priority: 0 })
+        },
         |table| table.counters.get_mut("n").expect("is there").comment = "other".into(),
-        |table| table.sets.get_mut("peers").expect("is there").comment = "other".into(),
+        |table| Arc::make_mut(table.sets.get_mut("peers").expect("is there")).comment = "other".into(),
         |table| {
-            table.chains.insert("base".into(), base([]));
-            table.sets.insert("peers".into(), map([(1, Verdict::Drop)]));
+            table.chains.insert("base".into(), Arc::new(base([])));
+            table.sets.insert("peers".into(), Arc::new(map([(1, Verdict::Drop)])));
         },
         |table| {
-            table.chains.insert("base".into(), base([]));
-            table.sets.insert("peers".into(), intervals::intervals(KeyType::InetService, &[]));
+            table.chains.insert("base".into(), Arc::new(base([])));
+            table.sets.insert("peers".into(), Arc::new(intervals::intervals(KeyType::InetService, &[])));
         },
         |table| {
             table
                 .sets
-                .insert("peers".into(), intervals::intervals(KeyType::Ipv4Addr, &[(v4(1), v4(2))]))
+                .insert("peers".into(), Arc::new(intervals::intervals(KeyType::Ipv4Addr, &[(v4(1), v4(2))])))
                 .map_or((), |_| ())
         },
     ];
@@ -259,9 +266,9 @@ fn what_is_fixed_at_creation_makes_the_table_anew() {
         assert!(change.make.is_empty() && change.clean.is_empty() && change.tightens);
     }
     let mut other_key = have.clone();
-    other_key.chains.insert("base".into(), base([]));
+    other_key.chains.insert("base".into(), Arc::new(base([])));
     let mut want = other_key.clone();
-    want.sets.insert("peers".into(), Set { key: vec![KeyType::Ipv6Addr], ..plain([]) });
+    want.sets.insert("peers".into(), Arc::new(Set { key: vec![KeyType::Ipv6Addr], ..plain([]) }));
     assert_eq!(lines(&change(&one(other_key), &one(want)).switch)[0], "delete table");
 }
 
@@ -291,10 +298,10 @@ fn an_operation_holds_no_more_elements_than_its_message() {
 fn ladder(steps: usize) -> Table {
     let mut ladder = table([("base", base([rule([vmap("m0")])]))], []);
     for step in 0..steps {
-        ladder.sets.insert(format!("m{step}"), map([(1, Verdict::Goto(format!("c{step}")))]));
-        ladder.chains.insert(format!("c{step}"), chain([]));
+        ladder.sets.insert(format!("m{step}").into(), Arc::new(map([(1, Verdict::Goto(format!("c{step}").into()))])));
+        ladder.chains.insert(format!("c{step}").into(), Arc::new(chain([])));
         if step > 0 {
-            ladder.chains.insert(format!("c{}", step - 1), chain([rule([vmap(&format!("m{step}"))])]));
+            ladder.chains.insert(format!("c{}", step - 1).into(), Arc::new(chain([rule([vmap(&format!("m{step}"))])])));
         }
     }
     ladder
@@ -328,13 +335,13 @@ fn map_elements_stay_till_the_end_as_long_as_the_kernel_takes_the_depth() {
     for (steps, first) in [(14, false), (15, true)] {
         // The element that goes leads from base to `top`, below which the switch hangs the ladder.
         let mut have = ladder(steps);
-        have.chains.insert("top".into(), chain([]));
-        have.chains.insert("side".into(), base([rule([vmap("s")])]));
-        have.sets.insert("s".into(), map([(9, jump("top"))]));
+        have.chains.insert("top".into(), Arc::new(chain([])));
+        have.chains.insert("side".into(), Arc::new(base([rule([vmap("s")])])));
+        have.sets.insert("s".into(), Arc::new(map([(9, jump("top"))])));
         let mut want = have.clone();
-        want.chains.insert("base".into(), base([]));
-        want.chains.insert("top".into(), chain([rule([vmap("m0")])]));
-        want.sets.insert("s".into(), map([]));
+        want.chains.insert("base".into(), Arc::new(base([])));
+        want.chains.insert("top".into(), Arc::new(chain([rule([vmap("m0")])])));
+        want.sets.insert("s".into(), Arc::new(map([])));
         let change = change(&one(have), &one(want));
         let gone = "delete element s { 10.0.0.9 : jump top }".to_string();
         assert_eq!(lines(&change.switch).contains(&gone), first, "{steps}");
@@ -356,9 +363,9 @@ fn what_nothing_asks_for_does_not_tighten() {
     let have = table([("base", base([verdict(Verdict::Accept)]))], [("peers", plain([1]))]);
     let mut want = have.clone();
     want.counters.insert("other".into(), Counter::default());
-    want.chains.insert("other".into(), chain([verdict(Verdict::Drop)]));
-    want.sets.insert("other".into(), plain([1]));
-    want.sets.insert("peers".into(), plain([1, 2]));
+    want.chains.insert("other".into(), Arc::new(chain([verdict(Verdict::Drop)])));
+    want.sets.insert("other".into(), Arc::new(plain([1])));
+    want.sets.insert("peers".into(), Arc::new(plain([1, 2])));
     assert!(!tightens(have.clone(), want));
     let fewer = table([("base", base([verdict(Verdict::Accept)]))], [("peers", plain([]))]);
     assert!(!tightens(have.clone(), fewer), "an element that goes");
@@ -474,7 +481,7 @@ fn an_element_that_only_denied_goes_without_tightening() {
 fn counters_by_mark_tighten_only_where_something_hangs_on_them() {
     let with = |then: Option<Expr>, first: Option<Expr>, marks: &[u32]| {
         let by_mark = Expr::CounterMap { mask: u32::MAX, map: "m".into() };
-        let elements = marks.iter().map(|mark| (Element::key([Value::Mark(*mark)]), Datum::Counter("n".to_string())));
+        let elements = marks.iter().map(|mark| (Element::key([Value::Mark(*mark)]), Datum::Counter("n".into())));
         let marks = Set { key: vec![KeyType::Mark], ..set(SetKind::CounterMap, elements) };
         table(
             [("base", base([rule(first.into_iter().chain([by_mark]).chain(then)), verdict(Verdict::Drop)]))],
@@ -496,14 +503,14 @@ fn the_bumped_rules_come_last_and_only_if_the_change_tightens() {
     let stamp = |generation: u32| base([rule([Expr::SetCtMark { keep: 0x00ff_ffff, value: generation << 24 }])]);
     let have = one(table([("base", stamp(1)), ("pod", chain([verdict(Verdict::Accept)]))], [("old", plain([]))]));
     let pod = |generation, end| one(table([("base", stamp(generation)), ("pod", chain([verdict(end)]))], []));
-    let change = diff::plan(&have, pod(1, Verdict::Drop), || pod(2, Verdict::Drop));
+    let change = diff::plan(&have.clone().into(), pod(1, Verdict::Drop), || pod(2, Verdict::Drop));
     assert_eq!(lines(&change.switch), ["flush chain pod", "add rule pod drop"]);
     assert_eq!(
         lines(&change.clean),
         ["delete set old", "flush chain base", "add rule base ct mark set ct mark & 0x02ffffff | 0x02000000"]
     );
-    assert_eq!(change.result, pod(2, Verdict::Drop));
-    let same = diff::plan(&have, pod(1, Verdict::Accept), || panic!("no new generation is needed"));
-    assert_eq!(same.result, pod(1, Verdict::Accept));
+    assert_eq!(*change.result.ruleset(), pod(2, Verdict::Drop));
+    let same = diff::plan(&have.clone().into(), pod(1, Verdict::Accept), || panic!("no new generation is needed"));
+    assert_eq!(*same.result.ruleset(), pod(1, Verdict::Accept));
     assert_eq!(lines(&same.clean), ["delete set old"]);
 }

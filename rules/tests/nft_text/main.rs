@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use flatfell_rules::diff;
 use flatfell_rules::ruleset::{
-    BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Op, OpKind, Rule,
+    BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Name, Op, OpKind, Rule,
     Ruleset, SetKind, Table, TableId, Value, Verdict, text,
 };
 use flatfell_rules::sim::kernel::FakeKernel;
@@ -232,12 +233,13 @@ fn matches_and_statements_are_printed_as_nft_prints_them() {
     }
     let by_mark = [(Element::key([Value::Mark(1)]), Datum::Counter("hits".into()))];
     let table = Table {
-        counters: BTreeMap::from([
-            ("hits".into(), Counter { comment: "a b".into() }),
-            ("a/b.c_d-e".into(), Counter::default()),
-        ]),
-        sets: BTreeMap::from([("by-mark".into(), sets::set(SetKind::CounterMap, &[KeyType::Mark], false, by_mark))]),
-        chains: BTreeMap::from([("end".into(), Chain::default())]),
+        counters: [(Name::from("hits"), Counter { comment: "a b".into() }), ("a/b.c_d-e".into(), Counter::default())]
+            .into_iter()
+            .collect(),
+        sets: [(Name::from("by-mark"), Arc::new(sets::set(SetKind::CounterMap, &[KeyType::Mark], false, by_mark)))]
+            .into_iter()
+            .collect(),
+        chains: [(Name::from("end"), Arc::default())].into_iter().collect(),
     };
     assert_round_trip(&namespace, &with_chains(Family::Inet, chain(rules), table));
 }
@@ -285,7 +287,7 @@ proptest! {
         let namespace = Namespace::new("steps");
         let mut fake = FakeKernel::default();
         for seed in seeds {
-            let change = diff::diff(&fake.ruleset, random::varied(seeds[0], seed, 3));
+            let change = diff::diff(&fake.ruleset.clone().into(), random::varied(seeds[0], seed, 3));
             for step in [&change.make, &change.switch, &change.clean] {
                 fake.commit(step).expect("the fake kernel takes it");
                 for part in step.chunk_by(|before, after| adds_elements(before) == adds_elements(after)) {

@@ -1,10 +1,10 @@
 //! Sets and maps of every kind of key, element and value.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use flatfell_rules::ruleset::{
-    Chain, Counter, Datum, Element, Expr, Family, Field, KeyType, Set, SetKind, Table, Value, Verdict,
+    Counter, Datum, Element, Expr, Family, Field, KeyType, Name, Set, SetKind, Table, Value, Verdict,
 };
 
 use super::{Namespace, assert_round_trip, chain, rule, v4, v6, with_chains};
@@ -275,16 +275,16 @@ fn sets_and_maps_are_printed_as_nft_prints_them() {
         maps(&[Iifname], "ifmap"),
     ];
     let table = Table {
-        counters: BTreeMap::from([("hits".into(), Counter::default())]),
+        counters: [(Name::from("hits"), Counter::default())].into_iter().collect(),
         sets: plain_sets().into_iter().chain(wide_sets()).map(|(name, set)| (format!("s-{name}"), set)).collect(),
-        chains: BTreeMap::from([("end".into(), Chain::default())]),
+        chains: [(Name::from("end"), Arc::default())].into_iter().collect(),
     };
     let rules = rules
         .into_iter()
         .map(|mut rule| {
             for expr in &mut rule.exprs {
                 if let Expr::Lookup { set: name, .. } | Expr::Vmap { map: name, .. } = expr {
-                    name.insert_str(0, "s-");
+                    *name = format!("s-{name}").into();
                 }
             }
             rule

@@ -3,6 +3,7 @@
 
 mod sets;
 mod shape;
+mod sharing;
 
 use serde_json::{Value, json};
 

@@ -1,17 +1,20 @@
 //! Which sets there are and what is in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::{A, B, C, cluster, with_port, with_spec};
-use crate::effective::resolve::Resolver;
-use crate::effective::{EndpointKey, PeerMatch};
+use crate::effective::{Addresses, Effective, Endpoint, EndpointKey, PeerMatch, evaluate};
 use crate::index::{Change, Index};
 use crate::object::{Labels, Lifetime, Mode, NamedPort, Namespace, ObjectName, Pod, Protocol};
-use crate::policy::{Namespaces, Operator, PodPeer, Requirement, Selector};
+use crate::policy::{
+    Action, Match, Namespaces, Operator, Peer, PodPeer, Policy, Port, PortSpec, Requirement, Rule, Selector,
+};
 use crate::testing::*;
 
 fn all_pods() -> PodPeer {
@@ -32,7 +35,7 @@ fn equal_selectors_share_a_set_and_only_what_rules_name_is_there() {
             json!({"podSelector": {"matchLabels": {"app": "0"}}, "ingress": [{"from": [{"podSelector": {}}]}]}),
         ));
     let effective = cluster.effective();
-    assert_eq!(effective.peers, BTreeMap::from([(all_pods(), BTreeSet::from([ip(A), ip(B), ip(C)]))]));
+    assert_eq!(effective.peers, OrdMap::unit(Arc::new(all_pods()), Addresses::from_iter([A, B, C].map(ip))));
     assert!(effective.endpoints.is_empty());
 }
 
@@ -41,9 +44,9 @@ fn a_set_that_selects_nothing_is_there_and_empty() {
     let cluster = with_spec(json!({"egress": [{"to": [{"podSelector": {"matchLabels": {"app": "0"}}}]},
                                               {"ports": [{"port": "nothing"}]}]}));
     let effective = cluster.effective();
-    assert!(effective.peers.values().all(BTreeSet::is_empty) && effective.peers.len() == 1);
+    assert!(effective.peers.values().all(Addresses::is_empty) && effective.peers.len() == 1);
     let key = EndpointKey { peer: PeerMatch::Any, protocol: Protocol::Tcp, port: "nothing".into() };
-    assert_eq!(effective.endpoints, BTreeMap::from([(key, BTreeSet::new())]));
+    assert_eq!(effective.endpoints, OrdMap::unit(Arc::new(key), OrdSet::new()));
 }
 
 #[test]
@@ -57,15 +60,17 @@ fn endpoints_hold_every_number_of_every_pod_by_peer() {
     let effective = cluster.effective();
     let own = PodPeer { namespaces: Namespaces::Named("x".into()), pods: Selector::default() };
     let block = PeerMatch::Blocks(vec!["10.0.1.0/24".parse().expect("a network")]);
-    let key = |peer: &PeerMatch, protocol| EndpointKey { peer: peer.clone(), protocol, port: "web".into() };
-    let pods = PeerMatch::Pods(own);
+    let key = |peer: &PeerMatch, protocol| Arc::new(EndpointKey { peer: peer.clone(), protocol, port: "web".into() });
+    let at = |address, protocol, port| Endpoint { address: ip(address), protocol, port };
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let pods = PeerMatch::Pods(Arc::new(own));
     assert_eq!(
         effective.endpoints,
-        BTreeMap::from([
-            (key(&pods, Protocol::Tcp), BTreeSet::from([(ip(B), Protocol::Tcp, 80), (ip(B), Protocol::Tcp, 81)])),
-            (key(&pods, Protocol::Udp), BTreeSet::from([(ip(B), Protocol::Udp, 82)])),
-            (key(&block, Protocol::Tcp), BTreeSet::from([(ip(C), Protocol::Tcp, 84)])),
-            (key(&block, Protocol::Udp), BTreeSet::new()),
+        OrdMap::from_iter([
+            (key(&pods, tcp), OrdSet::from_iter([at(B, tcp, 80), at(B, tcp, 81)])),
+            (key(&pods, udp), OrdSet::unit(at(B, udp, 82))),
+            (key(&block, tcp), OrdSet::unit(at(C, tcp, 84))),
+            (key(&block, udp), OrdSet::new()),
         ])
     );
     assert!(effective.peers.is_empty(), "no rule looks an address up");
@@ -78,7 +83,7 @@ fn pods_that_ended_are_in_no_set() {
         let cluster = with_spec(json!({"egress": [{"to": [{"podSelector": {}}]}, {"ports": [{"port": "web"}]}]}))
             .with(set(ended, "/status/phase", json!(phase)));
         let effective = cluster.effective();
-        assert_eq!(effective.peers.values().flatten().copied().collect::<Vec<_>>(), [ip(A)]);
+        assert_eq!(effective.peers.values().flat_map(Addresses::iter).collect::<Vec<_>>(), [ip(A)]);
         assert_eq!(effective.endpoints.values().flatten().count(), 0);
     }
 }
@@ -128,7 +133,8 @@ fn index() -> impl Strategy<Value = Index> {
                 addresses: vec![IpAddr::from([10, 0, 0, number])],
                 lifetime: if ended { Lifetime::Terminal } else { Lifetime::Live },
                 created: String::new(),
-                ports: vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }],
+                ports: [NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }]
+                    .into(),
             }));
         }
         index
@@ -148,14 +154,30 @@ fn selected(index: &Index, peer: &PodPeer) -> BTreeSet<IpAddr> {
     pods.flat_map(|pod| pod.addresses.clone()).collect()
 }
 
+/// What the sets of a peer hold, asked by a policy of a pod that no peer selects.
+fn found(mut index: Index, peer: &PodPeer) -> Effective {
+    let rule = |ports| Rule { action: Action::Accept, peers: Match::Only(vec![Peer::Pods(peer.clone())]), ports };
+    let web = Port { protocol: Protocol::Tcp, port: PortSpec::Named("web".into()) };
+    index.apply(upsert(&pod("asking/pod", "192.0.2.1", json!({}))));
+    index.apply(Change::UpsertPolicy(Policy {
+        name: object_name("asking/policy"),
+        uid: String::new(),
+        subject: Selector::default(),
+        ingress: Some(vec![rule(Match::Any)]),
+        egress: Some(vec![rule(Match::Only(vec![web]))]),
+        mode: Mode::Enforce,
+        refusal: None,
+    }));
+    evaluate(&index)
+}
+
 proptest! {
     #[test]
     fn the_short_ways_find_what_the_long_way_finds(index in index(), peer in peer()) {
-        let resolver = Resolver::new(&index);
         let expected = selected(&index, &peer);
-        prop_assert_eq!(&resolver.addresses(&peer), &expected);
-        let key = EndpointKey { peer: PeerMatch::Pods(peer), protocol: Protocol::Tcp, port: "web".into() };
-        let found: BTreeSet<IpAddr> = resolver.endpoints(&key).into_iter().map(|(address, _, _)| address).collect();
-        prop_assert_eq!(found, expected);
+        let effective = found(index, &peer);
+        prop_assert_eq!(&effective.peers[&peer].iter().collect::<BTreeSet<_>>(), &expected);
+        let endpoints = effective.endpoints.values().flatten();
+        prop_assert_eq!(endpoints.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>(), expected);
     }
 }

@@ -17,7 +17,7 @@ fn contents(rules: Value) -> Vec<(String, usize)> {
 }
 
 fn first_matches(rules: Value) -> Vec<RuleMatch> {
-    ingress(rules).rules.remove(0).matches
+    ingress(rules).rules[0].matches.clone()
 }
 
 fn blocks(texts: &[&str]) -> PeerMatch {
@@ -158,9 +158,9 @@ fn only_local_pods_are_subjects_sorted_by_name() {
             json!([{"ip": "10.0.0.6"}, {"ip": "10.0.0.5"}]),
         ));
     let effective = cluster.effective();
-    let names: Vec<_> = effective.pods.iter().map(|pod| pod.name.to_string()).collect();
+    let names: Vec<_> = effective.pods().keys().map(ToString::to_string).collect();
     assert_eq!(names, ["x/0", "x/a", "x/b", "y/c"]);
-    assert_eq!(effective.pods[0].addresses, [ip("10.0.0.5"), ip("10.0.0.6")]);
+    assert_eq!(effective.pods()[&object_name("x/0")].addresses, [ip("10.0.0.5"), ip("10.0.0.6")]);
 }
 
 #[test]

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{
-    BaseHook, Chain, Datum, Element, Family, Hook, KeyType, Op, OpKind, Ruleset, Set, SetKind, Table, TableId, Verdict,
+    BaseHook, Chain, Datum, Element, Elements, Family, Hook, KeyType, Op, OpKind, Ruleset, Set, SetKind, Table,
+    TableId, Verdict,
 };
 
 pub use expr::{expr, rule};
@@ -160,13 +161,14 @@ fn set_block(name: &str, set: &Set) -> String {
 }
 
 /// Elements in nft's order, in lines of as many as nft puts into one.
-fn listed(key: &[KeyType], elements: &BTreeMap<Element, Datum>) -> String {
+fn listed(key: &[KeyType], elements: &Elements) -> String {
     let a_line = match key {
         [KeyType::Ipv4Addr] => 2,
         [KeyType::InetProto | KeyType::InetService | KeyType::Mark] => 5,
         _ => 1,
     };
-    let mut sorted: Vec<_> = elements.iter().collect();
+    let all: Vec<_> = elements.iter().collect();
+    let mut sorted: Vec<_> = all.iter().collect();
     sorted.sort_by_cached_key(|(element, _)| value::listing_order(element));
     let words: Vec<String> = sorted.into_iter().map(|(key, datum)| element(key, datum)).collect();
     words.chunks(a_line).map(|line| line.join(", ")).collect::<Vec<_>>().join(ELEMENT_BREAK)
