@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench cold-start scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench bench-quick bench-pure cold-start scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -60,8 +60,23 @@ mutants: deps
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
 	./integration/mutants.sh 300
 
-# The pure parts; docs/benchmarks.md has the numbers of one run.
+# What a packet pays, against conntrack and NAT and against others, in the lab; writes docs/benchmarks/ (minutes). QUICK=1 for `bench-quick`.
 bench: deps
+ifdef QUICK
+	@$(MAKE) bench-quick
+else
+	@./integration/deps.sh ipset
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/packets --out docs/benchmarks
+endif
+
+# The same for what the bars are about only, in less than three minutes; writes nothing.
+bench-quick: deps
+	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
+	./target/release/packets --quick --rounds 15
+
+# The pure parts: from objects to the bytes of a transaction.
+bench-pure: deps
 	cargo bench --package flatfell-bench --bench pure
 
 # Process start to policy in force, and memory, with a real API server.

@@ -104,7 +104,9 @@ fn timed(evaluator: &mut Evaluator, event: &Event, times: u64) -> Duration {
         if let Change::DeletePod(_) = event.back {
             // Its interface goes too, or a ghost would stay.
             if let Change::UpsertPod(pod) = &event.change {
-                pod.addresses.iter().for_each(|address| drop(evaluator.apply(Change::InterfaceGone(*address))));
+                for address in &pod.addresses {
+                    evaluator.apply(Change::InterfaceGone(*address));
+                }
             }
         }
     }

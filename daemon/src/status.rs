@@ -232,8 +232,8 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
         }
     };
     let report = |pod: &EffectivePod| PodReport {
-        namespace: pod.name.namespace.clone(),
-        name: pod.name.name.clone(),
+        namespace: pod.name.namespace.to_string(),
+        name: pod.name.name.to_string(),
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
         ingress: direction(pod, Direction::Ingress),
         egress: direction(pod, Direction::Egress),
@@ -254,8 +254,8 @@ fn rules(totals: &[Total]) -> Vec<RuleReport> {
         .iter()
         .filter_map(|total| match &*total.meaning {
             CounterMeaning::Rule { identity, index, action } => Some(RuleReport {
-                namespace: identity.policy.namespace.clone(),
-                policy: identity.policy.name.clone(),
+                namespace: identity.policy.namespace.to_string(),
+                policy: identity.policy.name.to_string(),
                 direction: identity.direction.to_string(),
                 index: *index,
                 rule: rule_id(identity),

@@ -77,7 +77,7 @@ pub(crate) struct Touched {
 }
 
 /// Tells a pod from its successor under the same name.
-type PodId = (ObjectName, String);
+type PodId = (ObjectName, Box<str>);
 
 /// A pod, found and sorted by its name. Each is held once, however many addresses it claims.
 #[derive(Clone, Debug)]
@@ -293,7 +293,7 @@ impl Index {
             addresses.retain(|address| pod.lifetime == Lifetime::Live || !self.is_unplugged(*address, pod));
             Subject { pod, addresses }
         });
-        let ghosts = self.ghosts.named(name).map(|pod| Subject { pod, addresses: pod.addresses.clone() });
+        let ghosts = self.ghosts.named(name).map(|pod| Subject { pod, addresses: pod.addresses.to_vec() });
         present.into_iter().chain(ghosts).filter(|subject| !subject.addresses.is_empty()).collect()
     }
 
@@ -427,7 +427,7 @@ impl Index {
         self.plug(&pod.addresses, &pod);
         if !held.is_empty() {
             let pod = Arc::unwrap_or_clone(pod);
-            self.ghosts.insert(Pod { addresses: held, lifetime: Lifetime::Terminal, ..pod });
+            self.ghosts.insert(Pod { addresses: held.as_slice().into(), lifetime: Lifetime::Terminal, ..pod });
         }
     }
 
@@ -486,7 +486,7 @@ impl Index {
     }
 
     fn delete_policy(&mut self, name: ObjectName, touched: &mut Touched) -> bool {
-        let going = self.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.terminating);
+        let going = self.namespaces.get(&*name.namespace).is_some_and(|namespace| namespace.terminating);
         let kept = going && !self.forget_going && self.is_inhabited(&name.namespace);
         let changed = self.policies.remove(&name, kept);
         if changed {
@@ -497,7 +497,7 @@ impl Index {
 
     fn is_inhabited(&self, namespace: &str) -> bool {
         let first = self.pods.range(ObjectName::new(namespace, "")..).next();
-        first.is_some_and(|pod| pod.0.name.namespace == namespace) || self.ghosts.are_in(namespace)
+        first.is_some_and(|pod| *pod.0.name.namespace == *namespace) || self.ghosts.are_in(namespace)
     }
 
     /// A namespace that is empty, or that is there again and stays, no longer keeps its deleted policies. Only this one
@@ -506,10 +506,10 @@ impl Index {
         if !self.policies.keeps_any() {
             return;
         }
-        let others = touched.subjects.iter().map(|name| name.namespace.as_str());
-        let namespaces: BTreeSet<String> = others.chain([namespace]).map(str::to_owned).collect();
+        let others = touched.subjects.iter().map(|name| &*name.namespace);
+        let namespaces: BTreeSet<Arc<str>> = others.chain([namespace]).map(Arc::from).collect();
         for namespace in namespaces {
-            let stays = self.namespaces.get(&namespace).is_some_and(|namespace| !namespace.terminating);
+            let stays = self.namespaces.get(&*namespace).is_some_and(|namespace| !namespace.terminating);
             if stays || !self.is_inhabited(&namespace) {
                 touched.policies.extend(self.policies.forget(&namespace));
             }

@@ -1,13 +1,13 @@
 //! What many pods have in common, kept once.
 //!
-//! In: pods as they were read. Out: pods that share the memory of their labels and ports: those of all pods of a
-//! Deployment are one value, and keys and values recur. What always holds: what comes out equals what went in; what nobody
+//! In: pods as they were read. Out: pods that share the memory of their labels and ports, namespaces and nodes: the labels
+//! of all pods of a Deployment are one value, and keys and values recur. What always holds: what comes out equals what went in; what nobody
 //! uses any more is let go.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::object::{Labels, NamedPort, Pod};
+use crate::object::{Labels, NamedPort, ObjectName, Pod};
 
 /// Below this many nothing is looked through for what is no longer used.
 const FEW: usize = 1024;
@@ -28,7 +28,13 @@ impl Interner {
         if self.len() > FEW.max(2 * self.in_use) {
             self.forget_unused();
         }
-        Pod { labels: self.share_labels(&pod.labels), ports: self.share_ports(&pod.ports), ..pod }
+        Pod {
+            name: ObjectName { namespace: self.share_text(&pod.name.namespace), ..pod.name },
+            labels: self.share_labels(&pod.labels),
+            ports: self.share_ports(&pod.ports),
+            node: pod.node.map(|node| self.share_text(&node)),
+            ..pod
+        }
     }
 
     fn share_ports(&mut self, ports: &Arc<[NamedPort]>) -> Arc<[NamedPort]> {
@@ -39,18 +45,19 @@ impl Interner {
         Arc::clone(ports)
     }
 
+    fn share_text(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(kept) = self.texts.get(text) {
+            return Arc::clone(kept);
+        }
+        self.texts.insert(Arc::clone(text));
+        Arc::clone(text)
+    }
+
     fn share_labels(&mut self, labels: &Labels) -> Labels {
         if let Some(kept) = self.labels.get(labels) {
             return kept.clone();
         }
-        let texts = &mut self.texts;
-        let shared = labels.map(|text| match texts.get(text) {
-            Some(kept) => Arc::clone(kept),
-            None => {
-                texts.insert(Arc::clone(text));
-                Arc::clone(text)
-            }
-        });
+        let shared = labels.map(|text| self.share_text(text));
         self.labels.insert(shared.clone());
         shared
     }
@@ -92,7 +99,11 @@ mod tests {
         assert!(Arc::ptr_eq(&first.ports, &second.ports));
         drop(second);
         interner.share(pod("b"));
-        assert_eq!((interner.labels.len(), interner.texts.len()), (2, 5), "app, a, b, tier, x");
+        assert_eq!(
+            (interner.labels.len(), interner.texts.len()),
+            (2, 6),
+            "app, a, b, tier, x (the namespace, too) and the node"
+        );
         let labels = &first.labels;
         assert_eq!((labels.get("app"), labels.get("tier"), labels.get("zone")), (Some("a"), Some("x"), None));
     }
@@ -107,7 +118,7 @@ mod tests {
             interner.share(Pod { labels: labels(&number), ..many.clone() });
             interner.share(Pod { ports: [NamedPort { name: number, ..many.ports[0].clone() }].into(), ..many.clone() });
         }
-        assert!(interner.len() <= FEW + 2 && interner.texts.len() <= FEW + 5, "{}", interner.len());
+        assert!(interner.len() <= FEW + 2 && interner.texts.len() <= FEW + 7, "{}", interner.len());
         assert!(Arc::ptr_eq(&interner.share(pod("kept")).ports, &kept.ports));
     }
 }

@@ -8,18 +8,20 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 /// Namespace and name of a namespaced object; shown as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// The namespace the object lives in.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its name there.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// The name `namespace/name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -44,6 +46,11 @@ impl Labels {
     /// Keys and values, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
+    }
+
+    /// Where they stand in memory.
+    pub(crate) fn place(&self) -> *const () {
+        Arc::as_ptr(&self.0).cast()
     }
 
     /// Whether nobody else has these.
@@ -126,19 +133,19 @@ pub struct Pod {
     /// Namespace and name.
     pub name: ObjectName,
     /// metadata.uid: tells a pod from its successor under the same name.
-    pub uid: String,
+    pub uid: Box<str>,
     /// metadata.labels.
     pub labels: Labels,
     /// spec.nodeName, once it is scheduled.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// spec.hostNetwork: such a pod is never a subject and no selector matches it.
     pub host_network: bool,
     /// status.podIPs, else status.podIP.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: SmallVec<[IpAddr; 2]>,
     /// status.phase.
     pub lifetime: Lifetime,
     /// metadata.creationTimestamp as RFC 3339 text in UTC: compares as text.
-    pub created: String,
+    pub created: Box<str>,
     /// Named ports of its containers and of its init containers with restartPolicy Always.
     pub ports: Arc<[NamedPort]>,
 }

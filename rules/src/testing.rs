@@ -108,7 +108,7 @@ pub fn pod(name: &str, address: &str, labels: Value) -> Value {
     let ObjectName { namespace, name } = object_name(name);
     json!({
         "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "uid": name, "labels": labels,
+        "metadata": {"namespace": *namespace, "name": *name, "uid": *name, "labels": labels,
                      "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"nodeName": NODE, "containers": []},
         "status": {"phase": "Running", "podIPs": [{"ip": address}]},
@@ -117,7 +117,7 @@ pub fn pod(name: &str, address: &str, labels: Value) -> Value {
 
 pub fn policy(name: &str, spec: Value) -> Value {
     let ObjectName { namespace, name } = object_name(name);
-    json!({"kind": "NetworkPolicy", "metadata": {"namespace": namespace, "name": name}, "spec": spec})
+    json!({"kind": "NetworkPolicy", "metadata": {"namespace": *namespace, "name": *name}, "spec": spec})
 }
 
 /// The object with the value at a JSON pointer changed (parents are made where they are missing).

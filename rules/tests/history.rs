@@ -3,6 +3,7 @@
 //! In: seeds (`FLATFELL_SEED`, `FLATFELL_HISTORIES`). Out: nothing, or the seed and step where the two differ. What always
 //! holds: names and addresses recur, so that pods overtake each other, leave ghosts and come back.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use flatfell_rules::compile::{Compiled, Compiler, Layout, compile};
 use flatfell_rules::effective::{Effective, Evaluator, evaluate};
 use flatfell_rules::ids::{Allocator, Claims};
 use flatfell_rules::index::{Change, Index};
-use flatfell_rules::object::Mode;
+use flatfell_rules::object::{Mode, ObjectName};
 use flatfell_rules::parse;
 use flatfell_rules::sim::cluster::Cluster;
 use flatfell_rules::sim::generate::{Random, change, cluster};
@@ -48,6 +49,15 @@ fn address(random: &mut Random, clusters: &[Cluster]) -> Option<IpAddr> {
     address.as_str().map(|text| text.parse().expect("an address"))
 }
 
+/// A pod with the addresses, the phase and the node of another.
+fn moved(random: &mut Random, clusters: &[Cluster]) -> Value {
+    let pods: Vec<&Value> = clusters.iter().flat_map(|cluster| cluster.kind("Pod")).collect();
+    let (mut pod, other) = (Value::clone(random.pick::<&Value>(&pods)), random.pick::<&Value>(&pods));
+    pod["status"] = other["status"].clone();
+    pod["spec"]["hostNetwork"] = other["spec"]["hostNetwork"].clone();
+    pod
+}
+
 /// The next thing that happens: objects of several clusters come, go and turn into each other.
 fn next(random: &mut Random, clusters: &mut [Cluster]) -> Option<Change> {
     let which = random.below(clusters.len());
@@ -62,6 +72,7 @@ fn next(random: &mut Random, clusters: &mut [Cluster]) -> Option<Change> {
             }
             news
         }
+        9 | 10 => Some(understood(&moved(random, clusters))),
         _ => Some(understood(random.pick(&clusters[which].objects))),
     }
 }
@@ -98,6 +109,29 @@ impl Followed {
     }
 }
 
+/// The names of the policies that are in the API.
+type Present = BTreeSet<ObjectName>;
+
+fn note(present: &mut Present, change: &Change) {
+    match change {
+        Change::UpsertPolicy(policy) => drop(present.insert(policy.name.clone())),
+        Change::DeletePolicy(name) => drop(present.remove(name)),
+        _ => {}
+    }
+}
+
+/// Whether every policy that left the API and keeps its effect does so for somebody: its namespace is going and not
+/// empty. A pod that left the API lives on among the local pods.
+fn keeps_for_somebody(index: &Index, present: &Present, effective: &Effective) -> bool {
+    let inhabited = |namespace: &str| {
+        let names = index.pods().map(|pod| &pod.name).chain(effective.pods().keys());
+        names.into_iter().any(|name| *name.namespace == *namespace)
+    };
+    let stays = |namespace: &str| index.namespace(namespace).is_some_and(|namespace| !namespace.terminating);
+    let mut kept = index.policies().filter(|policy| !present.contains(&policy.name));
+    kept.all(|policy| inhabited(&policy.name.namespace) && !stays(&policy.name.namespace))
+}
+
 /// Whether the addresses beside the pods are the pods' addresses.
 fn is_consistent(effective: &Effective) -> bool {
     let of_pods: usize = effective.pods().values().map(|pod| pod.addresses.len()).sum();
@@ -126,12 +160,14 @@ fn what_is_patched_is_what_is_made_anew() {
         let index = Index::new(clusters[0].node.clone()).keep_policies_of_going_namespaces(random.percent(80));
         let mut evaluator = Evaluator::new(index);
         let mut followed = Followed::new();
+        let mut present = Present::new();
         for step in 0..STEPS {
             let before = evaluator.effective();
             // Often one, sometimes a burst.
             let burst = if random.percent(20) { random.between(2, 12) } else { 1 };
             let mut changed = false;
             for change in (0..burst).filter_map(|_| next(&mut random, &mut clusters)).collect::<Vec<_>>() {
+                note(&mut present, &change);
                 changed |= evaluator.apply(change);
             }
             let after = evaluator.effective();
@@ -141,6 +177,7 @@ fn what_is_patched_is_what_is_made_anew() {
             let compiled = followed.follow(&mut random, &after);
             let chains = compiled.ruleset.tables.values().map(|table| table.chains.len()).sum::<usize>();
             let index = evaluator.index();
+            assert!(keeps_for_somebody(index, &present, &after), "seed {seed}, step {step}");
             assert_eq!(
                 index.policy_counts().modes().map(|(_, count)| count),
                 counted(index),

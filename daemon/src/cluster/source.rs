@@ -41,7 +41,7 @@ pub struct Cluster {
     /// When the oldest of them was read, and what of them was created.
     arrived: Batch,
     /// The UIDs of the pods of this node that had an address.
-    addressed: BTreeMap<ObjectName, String>,
+    addressed: BTreeMap<ObjectName, Box<str>>,
     /// What shall be logged with the next step.
     appeared: Vec<Complaint>,
     solved: Vec<Complaint>,
@@ -134,9 +134,9 @@ impl Cluster {
         if let Change::UpsertPod(pod) = change
             && !self.was_read
             && self.is_local(pod)
-            && self.first_pod.as_ref().is_none_or(|first| pod.created < *first)
+            && self.first_pod.as_ref().is_none_or(|first| *pod.created < **first)
         {
-            self.first_pod = Some(pod.created.clone());
+            self.first_pod = Some(pod.created.to_string());
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use flatfell_cni::message::{Answer, LINE_BYTES, Request, SOCKET, Sandbox};
 use flatfell_cni::trust;
+use flatfell_rules::object::ObjectName;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -178,8 +179,7 @@ fn not_yet(sandbox: &Sandbox) -> Answer {
 /// Whether the kernel has the pod's policy at all its addresses.
 fn is_enforced(status: &EngineStatus, sandbox: &Sandbox) -> bool {
     let Some(effective) = &status.enforced else { return false };
-    let is_it =
-        |name: &flatfell_rules::object::ObjectName| name.namespace == sandbox.namespace && name.name == sandbox.name;
-    let mut pods = effective.pods.iter().filter(|pod| is_it(&pod.name));
-    pods.any(|pod| sandbox.addresses.iter().all(|address| pod.addresses.contains(address)))
+    let name = ObjectName::new(sandbox.namespace.clone(), sandbox.name.clone());
+    let pod = effective.pods().get(&name);
+    pod.is_some_and(|pod| sandbox.addresses.iter().all(|address| pod.addresses.contains(address)))
 }

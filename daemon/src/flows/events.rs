@@ -113,7 +113,7 @@ fn event(draft: &Draft, node: &str, now: Timestamp) -> Value {
         Verdict::Denied => ("PolicyDenied", "Denied", "Warning"),
         Verdict::Audited => ("PolicyAudited", "Audited", "Normal"),
     };
-    let (namespace, name) = (&pod.name.namespace, &pod.name.name);
+    let (namespace, name) = (&*pod.name.namespace, &*pod.name.name);
     let mut event = json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

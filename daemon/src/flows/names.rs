@@ -103,7 +103,9 @@ fn ip_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
 /// The other end of a packet.
 pub fn peer(ip: IpAddr, owner: Option<&Owner>) -> Peer {
     match owner {
-        Some(Owner::Pod(pod)) => Peer::Pod { namespace: pod.name.namespace.clone(), name: pod.name.name.clone(), ip },
+        Some(Owner::Pod(pod)) => {
+            Peer::Pod { namespace: pod.name.namespace.to_string(), name: pod.name.name.to_string(), ip }
+        }
         Some(Owner::Node(name)) => Peer::Node { name: name.clone(), ip },
         None => Peer::Address { ip },
     }

@@ -74,7 +74,7 @@ pub struct PodName {
 
 impl From<&ObjectName> for PodName {
     fn from(name: &ObjectName) -> Self {
-        Self { namespace: name.namespace.clone(), name: name.name.clone() }
+        Self { namespace: name.namespace.to_string(), name: name.name.to_string() }
     }
 }
 

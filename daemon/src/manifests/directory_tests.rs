@@ -233,7 +233,7 @@ fn of_two_different_pods_the_first_by_path_counts() {
     lab.write("a.yaml", pod("x", "10.0.0.1"));
     assert_eq!(lab.refresh(), ["+default/x"]);
     let Some(Object::Pod(pod)) = lab.directory.objects().next().map(Arc::as_ref) else { panic!("a pod") };
-    assert_eq!(pod.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("address")]);
+    assert_eq!(*pod.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("address")]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn refused(policy: &Policy, place: usize, mode: Mode) -> Policy {
     policy.ingress = policy.ingress.map(|_| Vec::new());
     policy.egress = policy.egress.map(|_| Vec::new());
     if place > 0 {
-        policy.name.name = format!("{}#{}", policy.name.name, place + 1);
+        policy.name.name = format!("{}#{}", policy.name.name, place + 1).into();
     }
     policy
 }

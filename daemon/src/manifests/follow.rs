@@ -104,13 +104,10 @@ pub fn change(update: Update) -> Change {
             Object::Pod(pod) => Change::UpsertPod(pod),
             Object::Policy(policy) => Change::UpsertPolicy(policy),
         },
-        Update::Remove(Key { kind, namespace, name }) => {
-            let named = ObjectName { namespace, name };
-            match kind {
-                Kind::Namespace => Change::DeleteNamespace(named.name),
-                Kind::Pod => Change::DeletePod(named),
-                Kind::NetworkPolicy => Change::DeletePolicy(named),
-            }
-        }
+        Update::Remove(Key { kind, namespace, name }) => match kind {
+            Kind::Namespace => Change::DeleteNamespace(name),
+            Kind::Pod => Change::DeletePod(ObjectName::new(namespace, name)),
+            Kind::NetworkPolicy => Change::DeletePolicy(ObjectName::new(namespace, name)),
+        },
     }
 }

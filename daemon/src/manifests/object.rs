@@ -75,7 +75,8 @@ pub enum Object {
 impl Object {
     /// What names it.
     pub fn key(&self) -> Key {
-        let named = |kind, name: &ObjectName| Key { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+        let named =
+            |kind, name: &ObjectName| Key { kind, namespace: name.namespace.to_string(), name: name.name.to_string() };
         match self {
             Self::Namespace(namespace) => {
                 Key { kind: Kind::Namespace, namespace: String::new(), name: namespace.name.clone() }

@@ -157,7 +157,9 @@ fn key_of(value: &Value, kind: Kind, line: usize) -> Key {
             let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
             name.map(|name| (String::new(), name.to_owned()))
         }
-        Kind::Pod | Kind::NetworkPolicy => parse::name_of(value).map(|name| (name.namespace, name.name)),
+        Kind::Pod | Kind::NetworkPolicy => {
+            parse::name_of(value).map(|name| (name.namespace.to_string(), name.name.to_string()))
+        }
     };
     let (namespace, name) = named.unwrap_or_else(|| (String::new(), format!("(no name, line {line})")));
     Key { kind, namespace, name }

@@ -218,7 +218,10 @@ impl Own {
         let modes = self.source.policies.modes();
         out.many(&all::POLICIES, modes.map(|(mode, count)| (["networkpolicy".to_owned(), mode.to_owned()], count)))?;
         let refused = self.source.refused.iter();
-        out.many(&all::POLICY_INVALID, refused.map(|policy| ([policy.namespace.clone(), policy.name.clone()], true)))?;
+        out.many(
+            &all::POLICY_INVALID,
+            refused.map(|policy| ([policy.namespace.to_string(), policy.name.to_string()], true)),
+        )?;
         let problems = [Severity::Error, Severity::Warning].map(|severity| {
             let count = self.source.problems.iter().filter(|problem| problem.severity == severity).count();
             (word(severity.word()), count)

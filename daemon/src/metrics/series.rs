@@ -239,7 +239,7 @@ fn describe(meaning: &CounterMeaning) -> Option<Described> {
         CounterMeaning::Rule { identity, index, action } => {
             let (policy, rule) = (&identity.policy, identity.label());
             let direction = identity.direction.to_string();
-            let labels = [policy.namespace.as_str(), &policy.name, &direction, &rule];
+            let labels = [&*policy.namespace, &policy.name, &direction, &rule];
             let place = index.to_string();
             let info = [&labels[..], &[&place, &identity.peers, &identity.ports]].concat();
             let described = of(Subject::Rule, Adds::Traffic, &[&labels[..], &[action.word()]].concat())?;
@@ -248,7 +248,7 @@ fn describe(meaning: &CounterMeaning) -> Option<Described> {
         CounterMeaning::RuleConnections { identity, action, .. } => {
             let policy = &identity.policy;
             let direction = identity.direction.to_string();
-            let labels = [policy.namespace.as_str(), &policy.name, &direction, &identity.label(), action.word()];
+            let labels = [&*policy.namespace, &policy.name, &direction, &identity.label(), action.word()];
             of(Subject::Rule, Adds::Connections, &labels)
         }
         CounterMeaning::DefaultAllowed { pod, direction } => {
@@ -300,7 +300,7 @@ fn isolated(effective: &Effective) -> Vec<String> {
             let isolation = pod.isolation(direction);
             // Audited policies isolate nobody.
             for policy in isolation.policies.iter().filter(|_| isolation.default == Fallback::Deny) {
-                let values = [pod.name.namespace.as_str(), &pod.name.name, &direction.to_string(), &policy.name];
+                let values = [&*pod.name.namespace, &pod.name.name, &direction.to_string(), &policy.name];
                 lines.push(rendered(&catalogue::POD_ISOLATED_BY_INFO, &values));
             }
         }

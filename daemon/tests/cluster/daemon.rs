@@ -175,5 +175,5 @@ pub async fn server() -> FakeApi {
 }
 
 pub fn isolated(effective: &Effective) -> BTreeMap<String, bool> {
-    effective.pods().values().map(|pod| (pod.name.name.clone(), pod.ingress.default == Fallback::Deny)).collect()
+    effective.pods().values().map(|pod| (pod.name.name.to_string(), pod.ingress.default == Fallback::Deny)).collect()
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::effective::{EffectivePod, EffectiveRule, Fallback, Isolation, PeerMatch, PortMatch, RuleMatch};
 use crate::ids::{Allocator, Claims};
-use crate::mark::{DENIED_MARK, IDS_MASK, TWO_IDS, id_bits, id_mask};
+use crate::mark::{DENIED_MARK, GENERATION_MASK, IDS_MASK, TWO_IDS, id_bits, id_mask};
 use crate::policy::Tier;
 use crate::ruleset::{CtDirection, Hook};
 use crate::sim::tracer::{Flow, Packet, Trace, trace};
@@ -203,6 +203,25 @@ fn an_id_of_nobody_counts_as_such_and_keeps_the_short_way() {
     for mark in [node.generation.mark(), older].map(|generation| generation | half_lost) {
         assert_eq!(node.counted(&node.send(Hook::Forward, (B, A), back(mark))), ["nobody", "rule egress"]);
     }
+}
+
+#[test]
+fn without_counting_the_same_passes_is_stamped_and_nothing_counts() {
+    let ids = Allocator::new(0).assign(&Claims::of(&node()));
+    let generation = Generation::new(9).expect("a generation");
+    let layout = Layout { generation, ids: ids, counts: false, ..Layout::default() };
+    let node = Node { compiled: compile(&node(), &layout), generation };
+    for ends in [(A, B), (A, REMOTE), (REMOTE, A)] {
+        let first = node.send(Hook::Forward, ends, there(0));
+        let mark = first.mark.expect("a mark");
+        assert!(first.counters.is_empty() && mark & GENERATION_MASK == generation.mark(), "{first:?}");
+        let next = node.send(Hook::Forward, ends, there(mark));
+        assert!(next.counters.is_empty() && next.mark == Some(mark), "{next:?}");
+        let (_, place) = next.decisions[0].rule.clone().expect("a rule");
+        assert_eq!(place, 0, "{next:?}");
+    }
+    assert_eq!(node.send(Hook::Forward, (REMOTE, OTHER), there(0x0300_0000)).mark, Some(0x0300_0000));
+    assert!(node.send(Hook::Forward, (A, B), None).counters.is_empty());
 }
 
 #[test]

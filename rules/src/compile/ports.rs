@@ -5,7 +5,7 @@
 //! matches is the same one; the rest is what a packet can match that has no list. Ranges stay in the rest: elements that are
 //! intervals of a concatenation cost milliseconds to delete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::effective::PortMatch;
@@ -80,7 +80,7 @@ pub(super) fn split(entries: &[Entry]) -> Option<Split> {
     if singles.iter().filter(|keys| !keys.is_empty()).count() <= HANDFUL {
         return None;
     }
-    let keys: std::collections::BTreeSet<Key> = singles.iter().flatten().copied().collect();
+    let keys: BTreeSet<Key> = singles.iter().flatten().copied().collect();
     let mut lists: BTreeMap<Vec<usize>, Vec<Key>> = BTreeMap::new();
     for key in keys {
         let places = (0..entries.len()).filter(|place| entries[*place].can_match(key)).collect();
@@ -101,4 +101,71 @@ fn contains(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
 
 fn rule<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> Rule {
     Rule { exprs: exprs.into_iter().cloned().collect(), comment: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::Verdict;
+
+    fn entry(ports: Ports, name: &str) -> Entry {
+        let asks = vec![Expr::Verdict(Verdict::Return)];
+        Entry { ports, asks, rest: vec![Expr::Verdict(Verdict::Goto(name.into()))] }
+    }
+
+    fn single(port: u16) -> Entry {
+        entry(Ports::Of(PortMatch::Ranges(Protocol::Tcp, vec![port..=port])), &format!("p{port}"))
+    }
+
+    /// The names of a list, those that still ask for ports with a mark.
+    fn names(rules: &[Rule]) -> Vec<String> {
+        let name = |rule: &Rule| match rule.exprs.as_slice() {
+            [Expr::Verdict(Verdict::Goto(name))] => name.to_string(),
+            [_, Expr::Verdict(Verdict::Goto(name))] => format!("{name}?"),
+            other => format!("{other:?}"),
+        };
+        rules.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_handful_is_walked() {
+        let entries: Vec<Entry> = (1..=8).map(single).collect();
+        assert!(split(&entries).is_none());
+        assert!(split(&[entries, vec![single(9)]].concat()).is_some());
+    }
+
+    #[test]
+    fn a_list_has_all_that_can_match_in_their_order() {
+        let ranges = |protocol, ranges: &[RangeInclusive<u16>]| Ports::Of(PortMatch::Ranges(protocol, ranges.to_vec()));
+        let mut entries = vec![
+            entry(ranges(Protocol::Tcp, &[1..=100]), "range"),
+            single(7),
+            entry(Ports::Of(PortMatch::All(Protocol::Udp)), "udp"),
+            entry(Ports::Named(Protocol::Tcp), "named"),
+            entry(Ports::Of(PortMatch::Any), "any"),
+            entry(ranges(Protocol::Tcp, &[7..=8, 200..=200]), "few"),
+        ];
+        entries.extend((300..310).map(single));
+        let split = split(&entries).expect("many");
+        assert_eq!(names(&split.others), ["range?", "udp?", "named?", "any?"]);
+        let list = |port: u16| {
+            let of_port = |(keys, _): &&(Vec<Key>, Vec<Rule>)| keys.contains(&(Protocol::Tcp, port));
+            split.lists.iter().find(of_port).map(|(_, rules)| names(rules))
+        };
+        assert_eq!(list(7).expect("7"), ["range", "p7", "named", "any", "few"]);
+        assert_eq!(list(8).expect("8"), ["range", "named", "any", "few"]);
+        assert_eq!(list(200).expect("200"), ["named", "any", "few"]);
+        assert_eq!(list(305).expect("305"), ["named", "any", "p305"]);
+        assert_eq!(list(50), None, "a range has no lists of its own");
+        assert!(split.lists.iter().all(|(keys, _)| keys.iter().all(|(protocol, _)| *protocol == Protocol::Tcp)));
+    }
+
+    #[test]
+    fn ports_with_equal_lists_share_one() {
+        let mut entries: Vec<Entry> = (1..=9).map(single).collect();
+        entries.push(entry(Ports::Of(PortMatch::Ranges(Protocol::Sctp, vec![5..=5, 20..=30])), "sctp"));
+        let split = split(&entries).expect("many");
+        let sctp = split.lists.iter().find(|(_, rules)| names(rules) == ["sctp"]).expect("a list");
+        assert_eq!(sctp.0.len(), 12);
+    }
 }

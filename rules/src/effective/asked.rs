@@ -5,6 +5,7 @@
 //! has such a port; a pod of a namespace that is not known matches no namespace selector.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use super::{Addresses, Effective, Endpoint, EndpointKey, PeerMatch, RuleMatch};
 use crate::object::{Labels, NamedPort, Pod};
 use crate::policy::{Namespaces, PodPeer, Selector};
 
-/// What pods are the same for every set, but for their namespace and addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What pods are the same for every set, but for their namespace and addresses. The index keeps equal labels and ports of
+/// its pods once, so that where they stand in memory says what they are.
+#[derive(Clone, Debug)]
 pub(super) struct Kind {
     labels: Labels,
     ports: Arc<[NamedPort]>,
@@ -24,6 +26,21 @@ impl Kind {
     /// That of a pod.
     pub(super) fn of(pod: &Pod) -> Self {
         Self { labels: pod.labels.clone(), ports: Arc::clone(&pod.ports) }
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.labels.place() == other.labels.place() && Arc::ptr_eq(&self.ports, &other.ports)
+    }
+}
+
+impl Eq for Kind {}
+
+impl Hash for Kind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.labels.place().hash(state);
+        Arc::as_ptr(&self.ports).cast::<NamedPort>().hash(state);
     }
 }
 
@@ -66,7 +83,7 @@ impl SetKey {
 
     /// Whether it holds the same of pods of both kinds.
     fn holds_alike(&self, one: &Kind, other: &Kind) -> bool {
-        matches!(self, Self::Peer(_)) || one.ports == other.ports
+        matches!(self, Self::Peer(_)) || Arc::ptr_eq(&one.ports, &other.ports)
     }
 
     /// Puts an address of a pod of this kind in.

@@ -97,7 +97,7 @@ impl State {
     /// The subjects of a namespace with such labels may be others.
     fn touch(&mut self, namespace: &str, which: impl Fn(&Labels) -> bool) {
         let own = self.subjects.range(ObjectName::new(namespace, "")..);
-        let own = own.take_while(|(name, _)| name.namespace == namespace);
+        let own = own.take_while(|(name, _)| *name.namespace == *namespace);
         let which = own.filter(|(_, shown)| shown.iter().any(|shown| which(&shown.labels)));
         self.touched.extend(which.map(|(name, _)| name.clone()));
     }
@@ -122,7 +122,7 @@ impl State {
         for subject in index.subjects_named(name) {
             let mut pod = self.policies.effective_pod(&subject);
             if !shown.is_empty() {
-                pod.name.name = format!("{}~{}", name.name, subject.pod.uid);
+                pod.name.name = format!("{}~{}", name.name, subject.pod.uid).into();
             }
             shown.push(Shown { name: pod.name.clone(), labels: subject.pod.labels.clone() });
             self.put(pod, released);
@@ -153,7 +153,7 @@ impl State {
 
     fn has_subjects(&self, namespace: &str) -> bool {
         let first = self.subjects.range(ObjectName::new(namespace, "")..).next();
-        first.is_some_and(|(name, _)| name.namespace == namespace)
+        first.is_some_and(|(name, _)| *name.namespace == *namespace)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::policy::{Direction, Policy};
 /// All policies, by namespace.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
-    namespaces: HashMap<String, OfNamespace>,
+    namespaces: HashMap<Arc<str>, OfNamespace>,
 }
 
 /// The policies of a namespace.
@@ -24,8 +24,8 @@ pub(super) struct Policies {
 struct OfNamespace {
     /// All of them are audited.
     audited: bool,
-    by_subject: Selectors<String>,
-    by_name: BTreeMap<String, Held>,
+    by_subject: Selectors<Arc<str>>,
+    by_name: BTreeMap<Arc<str>, Held>,
 }
 
 /// A policy, and its rules once a pod of this node was selected.
@@ -67,7 +67,7 @@ impl Policies {
     pub(super) fn audit(&mut self, namespace: &str, audited: bool) -> bool {
         let was = self.namespaces.get(namespace).is_some_and(|own| own.audited);
         if was != audited {
-            self.namespaces.entry(namespace.to_owned()).or_default().audited = audited;
+            self.namespaces.entry(namespace.into()).or_default().audited = audited;
             self.forget_empty(namespace);
         }
         was != audited
@@ -90,7 +90,7 @@ impl Policies {
     pub(super) fn effective_pod(&mut self, subject: &Subject<'_>) -> EffectivePod {
         let mut drafts = Drafts::default();
         if let Some(own) = self.namespaces.get_mut(&subject.pod.name.namespace) {
-            let names: BTreeSet<String> = own.by_subject.candidates(&subject.pod.labels).cloned().collect();
+            let names: BTreeSet<Arc<str>> = own.by_subject.candidates(&subject.pod.labels).cloned().collect();
             for name in names {
                 if let Some(held) = own.by_name.get_mut(&name) {
                     drafts.add(held, own.audited, subject.pod);

@@ -19,7 +19,7 @@ use crate::policy::Namespaces;
 /// All peers, and the sets they are in.
 #[derive(Debug, Default)]
 pub(super) struct Population {
-    homes: HashMap<String, Home>,
+    homes: HashMap<Arc<str>, Home>,
     asked: Asked,
     /// How many rules name each set.
     named: HashMap<SetKey, usize>,
@@ -110,9 +110,9 @@ impl Population {
     }
 
     /// Gives an address to a group; the sets it is in for that.
-    fn join(&mut self, namespace: &str, kind: &Kind, address: IpAddr) -> Vec<SetKey> {
+    fn join(&mut self, namespace: &Arc<str>, kind: &Kind, address: IpAddr) -> Vec<SetKey> {
         if !self.homes.contains_key(namespace) {
-            self.homes.insert(namespace.to_owned(), Home::default());
+            self.homes.insert(Arc::clone(namespace), Home::default());
         }
         let Some(home) = self.homes.get_mut(namespace) else { return Vec::new() };
         let labels = home.labels.as_ref();
@@ -142,7 +142,7 @@ impl Population {
             }
         }
         if home.labels.is_some() || !home.groups.is_empty() {
-            self.homes.insert(name.to_owned(), home);
+            self.homes.insert(name.into(), home);
         }
     }
 
@@ -196,12 +196,12 @@ fn is_last<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) -> bool {
 }
 
 /// The groups that a set speaks of.
-fn each_group<'a>(homes: &'a mut HashMap<String, Home>, key: &SetKey, mut each: impl FnMut(&'a Kind, &'a mut Group)) {
+fn each_group<'a>(homes: &'a mut HashMap<Arc<str>, Home>, key: &SetKey, mut each: impl FnMut(&'a Kind, &'a mut Group)) {
     let mut of_home = |home: &'a mut Home| {
         home.groups.iter_mut().filter(|(kind, _)| key.matches(kind)).for_each(|(kind, group)| each(kind, group));
     };
     match key.pods().map(|peer| &peer.namespaces) {
-        Some(Namespaces::Named(name)) => homes.get_mut(name).into_iter().for_each(of_home),
+        Some(Namespaces::Named(name)) => homes.get_mut(name.as_str()).into_iter().for_each(of_home),
         Some(Namespaces::Matching(selector)) => {
             let known = |home: &&mut Home| home.labels.as_ref().is_some_and(|labels| selector.matches(labels));
             homes.values_mut().filter(known).for_each(of_home);

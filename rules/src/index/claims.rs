@@ -4,16 +4,57 @@
 //! there are, not on the order they came in. Nearly every address is named by one pod: only others take more memory.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::rank;
 use crate::object::{ObjectName, Pod};
 
+/// A pod for each address. The families are apart: together each entry would be as long as the longer.
+#[derive(Clone, Debug, Default)]
+struct Best {
+    v4: HashMap<Ipv4Addr, Arc<Pod>>,
+    v6: HashMap<Ipv6Addr, Arc<Pod>>,
+}
+
+impl Best {
+    fn get(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        match address {
+            IpAddr::V4(address) => self.v4.get(&address),
+            IpAddr::V6(address) => self.v6.get(&address),
+        }
+    }
+
+    fn get_mut(&mut self, address: IpAddr) -> Option<&mut Arc<Pod>> {
+        match address {
+            IpAddr::V4(address) => self.v4.get_mut(&address),
+            IpAddr::V6(address) => self.v6.get_mut(&address),
+        }
+    }
+
+    fn insert(&mut self, address: IpAddr, pod: Arc<Pod>) {
+        match address {
+            IpAddr::V4(address) => drop(self.v4.insert(address, pod)),
+            IpAddr::V6(address) => drop(self.v6.insert(address, pod)),
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => drop(self.v4.remove(&address)),
+            IpAddr::V6(address) => drop(self.v6.remove(&address)),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.keys().copied().map(IpAddr::V4).chain(self.v6.keys().copied().map(IpAddr::V6))
+    }
+}
+
 /// The pods that name each address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
-    best: HashMap<IpAddr, Arc<Pod>>,
+    best: Best,
     /// The others, where there are others.
     rivals: HashMap<IpAddr, Vec<Arc<Pod>>>,
 }
@@ -21,17 +62,17 @@ pub(super) struct Claims {
 impl Claims {
     /// The pod with the best claim.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.best.get(&address)
+        self.best.get(address)
     }
 
     /// All that somebody names.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.best.keys().copied()
+        self.best.keys()
     }
 
     /// The pod names the address; naming it twice is naming it once.
     pub(super) fn insert(&mut self, address: IpAddr, pod: &Arc<Pod>) {
-        let Some(best) = self.best.get_mut(&address) else {
+        let Some(best) = self.best.get_mut(address) else {
             self.best.insert(address, Arc::clone(pod));
             return;
         };
@@ -50,14 +91,15 @@ impl Claims {
 
     /// The pod of this name no longer names the address.
     pub(super) fn remove(&mut self, address: IpAddr, name: &ObjectName) {
-        if self.best.get(&address).is_some_and(|best| best.name == *name) {
-            self.best.remove(&address);
+        if self.best.get(address).is_some_and(|best| best.name == *name) {
+            self.best.remove(address);
         }
         let Some(mut rivals) = self.rivals.remove(&address) else { return };
         rivals.retain(|rival| rival.name != *name);
-        if !self.best.contains_key(&address) {
-            let next = (0..rivals.len()).min_by_key(|place| rank(&rivals[*place]));
-            self.best.extend(next.map(|place| (address, rivals.swap_remove(place))));
+        if self.best.get(address).is_none()
+            && let Some(next) = (0..rivals.len()).min_by_key(|place| rank(&rivals[*place]))
+        {
+            self.best.insert(address, rivals.swap_remove(next));
         }
         if !rivals.is_empty() {
             self.rivals.insert(address, rivals);

@@ -37,15 +37,15 @@ impl Ghosts {
 
     /// Those of a name, by UID.
     pub(super) fn named<'a>(&'a self, name: &ObjectName) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        let first = (name.clone(), String::new());
+        let first = (name.clone(), Box::default());
         let name = name.clone();
         self.by_id.range(first..).map(|(_, ghost)| ghost).take_while(move |ghost| ghost.name == name)
     }
 
     /// Whether a namespace has any.
     pub(super) fn are_in(&self, namespace: &str) -> bool {
-        let first = self.by_id.range((ObjectName::new(namespace, ""), String::new())..).next();
-        first.is_some_and(|((name, _), _)| name.namespace == namespace)
+        let first = self.by_id.range((ObjectName::new(namespace, ""), Box::default())..).next();
+        first.is_some_and(|((name, _), _)| *name.namespace == *namespace)
     }
 
     /// A pod that holds these of its addresses, which no other ghost holds.

@@ -26,7 +26,7 @@ impl Claim {
     /// shows: its name, which ends in its node's, must do.
     fn is_for(&self, pod: &Pod) -> bool {
         let is_static = self.uid.len() == 32 && self.uid.bytes().all(|byte| byte.is_ascii_hexdigit());
-        self.pod == pod.name && (is_static || self.uid == pod.uid)
+        self.pod == pod.name && (is_static || *self.uid == *pod.uid)
     }
 }
 
@@ -72,7 +72,7 @@ impl Plugged {
             self.waiting.remove(&pod.name);
         }
         if !added.is_empty() {
-            pod.addresses.extend(&added);
+            pod.addresses = pod.addresses.iter().chain(&added).copied().collect();
             self.added.insert(pod.name.clone(), added);
         }
         pod
@@ -81,7 +81,7 @@ impl Plugged {
     /// The pod without what was only claimed.
     pub(super) fn take_from(&self, mut pod: Pod) -> Pod {
         if let Some(added) = self.added.get(&pod.name) {
-            pod.addresses.retain(|address| !added.contains(address));
+            pod.addresses = pod.addresses.iter().filter(|address| !added.contains(address)).copied().collect();
         }
         pod
     }

@@ -30,7 +30,7 @@ pub(super) struct Policies {
     present: BTreeMap<ObjectName, Arc<Policy>>,
     /// Deleted from a namespace that is going.
     going: BTreeMap<ObjectName, Arc<Policy>>,
-    audited: BTreeSet<String>,
+    audited: BTreeSet<Arc<str>>,
     counts: PolicyCounts,
 }
 
@@ -106,7 +106,7 @@ impl Policies {
             *self.count(policy) -= 1;
         }
         if audited {
-            self.audited.insert(namespace.to_owned());
+            self.audited.insert(namespace.into());
         } else {
             self.audited.remove(namespace);
         }
@@ -129,6 +129,6 @@ fn in_namespace<'a>(
     policies: &'a BTreeMap<ObjectName, Arc<Policy>>,
     namespace: &str,
 ) -> impl Iterator<Item = &'a Arc<Policy>> {
-    let own = move |(name, _): &(&ObjectName, &Arc<Policy>)| name.namespace == namespace;
+    let own = move |(name, _): &(&ObjectName, &Arc<Policy>)| *name.namespace == *namespace;
     policies.range(ObjectName::new(namespace, "")..).take_while(own).map(|(_, policy)| policy)
 }

@@ -148,7 +148,7 @@ fn a_ghost_gives_way_to_the_next_owner_for_good() {
     assert!(!a_is_closed(&cluster));
     assert_eq!(cluster.pod("x/a"), None);
     cluster.apply(delete("x/next"));
-    let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.clone()).collect();
+    let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.to_string()).collect();
     assert_eq!(names, ["b", "next"]);
 }
 
@@ -180,7 +180,7 @@ fn a_successor_under_the_same_name_leaves_the_first_as_a_ghost() {
     let next = uid(pod("x/a", "10.0.0.9", json!({"app": "other"})), "second");
     let cluster = cluster().with(next);
     assert!(a_is_closed(&cluster) && !a_is_a_peer(&cluster));
-    let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.clone()).collect();
+    let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.to_string()).collect();
     assert_eq!(names, ["a", "a~a", "b"]);
     assert!(cluster.allows(B, "10.0.0.9", "tcp/80"));
     let same_address = super::tests::cluster().with(uid(pod("x/a", A, json!({"app": "other"})), "second"));
@@ -217,8 +217,8 @@ fn an_address_belongs_to_the_living_then_the_newest_then_the_smallest_uid() {
         for pair in [[base(), other.clone()], [other.clone(), base()]] {
             let [first, second] = pair;
             let cluster = Cluster::new().with(first).with(second);
-            assert_eq!(cluster.index.owner(ip(A)).map(|pod| pod.name.name.as_str()), Some(owner), "{other}");
-            let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.clone()).collect();
+            assert_eq!(cluster.index.owner(ip(A)).map(|pod| &*pod.name.name), Some(owner), "{other}");
+            let names: Vec<_> = cluster.effective().pods().keys().map(|pod| pod.name.to_string()).collect();
             assert_eq!(names, [owner]);
         }
     }
@@ -253,7 +253,7 @@ fn policies_deleted_from_a_namespace_that_is_going_stay_until_its_pods_are_gone(
     assert!(a_is_closed(&cluster), "its ghost is a pod too");
     assert_eq!(cluster.index.policies().count(), 2);
     cluster.apply(gone(A));
-    assert_eq!(cluster.index.policies().map(|policy| policy.name.name.as_str()).collect::<Vec<_>>(), ["open"]);
+    assert_eq!(cluster.index.policies().map(|policy| &*policy.name.name).collect::<Vec<_>>(), ["open"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -128,13 +129,13 @@ fn read_pod(root: &Node<'_>, report: &mut Report) -> Option<Pod> {
     let lifetime = status.as_ref().map_or(Some(Lifetime::Live), |status| lifetime(status, report));
     Some(Pod {
         name: name?,
-        uid: uid?.to_owned(),
+        uid: uid?.into(),
         labels,
-        node: node.filter(|node| !node.is_empty()).map(str::to_owned),
+        node: node.filter(|node| !node.is_empty()).map(Arc::from),
         host_network: host_network.unwrap_or(Some(false))?,
-        addresses,
+        addresses: addresses.as_slice().into(),
         lifetime: lifetime?,
-        created: created?.to_owned(),
+        created: created?.into(),
         ports: ports.into(),
     })
 }

@@ -53,10 +53,10 @@ fn the_least_of_a_pod_gets_the_defaults() {
     assert_eq!(pod.warnings, []);
     let pod = pod.value;
     assert_eq!(pod.name, ObjectName::new("default", "a"));
-    assert_eq!((pod.uid.as_str(), pod.created.as_str(), pod.node, pod.host_network), ("", "", None, false));
+    assert_eq!((&*pod.uid, &*pod.created, pod.node, pod.host_network), ("", "", None, false));
     assert_eq!(
         (pod.addresses, pod.lifetime, pod.ports, pod.labels.iter().count()),
-        (vec![], Lifetime::Live, [].into(), 0)
+        ([].as_slice().into(), Lifetime::Live, [].into(), 0)
     );
 }
 
@@ -78,8 +78,8 @@ fn a_whole_pod() {
         "status": {"phase": "Succeeded", "podIP": "10.0.0.9", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]},
     }));
     let pod = pod.expect("a pod").value;
-    assert_eq!((pod.name.to_string().as_str(), pod.uid.as_str(), pod.node.as_deref()), ("x/a", "u", Some("n1")));
-    assert_eq!(pod.created, "2026-01-02T03:04:05Z");
+    assert_eq!((pod.name.to_string().as_str(), &*pod.uid, pod.node.as_deref()), ("x/a", "u", Some("n1")));
+    assert_eq!(&*pod.created, "2026-01-02T03:04:05Z");
     assert!(pod.host_network && pod.lifetime == Lifetime::Terminal);
     assert_eq!(pod.labels.get("app"), Some("a"));
     let named = |name: &str, protocol, number| NamedPort { name: name.into(), protocol, number };

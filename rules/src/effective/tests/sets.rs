@@ -126,13 +126,13 @@ fn index() -> impl Strategy<Value = Index> {
         for (number, (namespace, labels, host_network, ended)) in (0_u8..).zip(pods) {
             index.apply(Change::UpsertPod(Pod {
                 name: ObjectName::new(namespace, format!("p{number}")),
-                uid: String::new(),
+                uid: Box::default(),
                 labels,
                 node: None,
                 host_network: host_network && ended,
-                addresses: vec![IpAddr::from([10, 0, 0, number])],
+                addresses: [IpAddr::from([10, 0, 0, number])].as_slice().into(),
                 lifetime: if ended { Lifetime::Terminal } else { Lifetime::Live },
-                created: String::new(),
+                created: Box::default(),
                 ports: [NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: u16::from(number) + 1 }]
                     .into(),
             }));
@@ -144,10 +144,10 @@ fn index() -> impl Strategy<Value = Index> {
 /// What a peer selects, asked of each pod.
 fn selected(index: &Index, peer: &PodPeer) -> BTreeSet<IpAddr> {
     let in_namespace = |pod: &&Pod| match &peer.namespaces {
-        Namespaces::Named(name) => pod.name.namespace == *name,
+        Namespaces::Named(name) => *pod.name.namespace == **name,
         Namespaces::Matching(selector) => index
             .namespaces()
-            .any(|namespace| namespace.name == pod.name.namespace && selector.matches(&namespace.labels)),
+            .any(|namespace| *namespace.name == *pod.name.namespace && selector.matches(&namespace.labels)),
     };
     let live = |pod: &&Pod| !pod.host_network && pod.lifetime == Lifetime::Live;
     let pods = index.pods().filter(live).filter(in_namespace).filter(|pod| peer.pods.matches(&pod.labels));

@@ -55,7 +55,7 @@ fn policies_stand_in_the_order_of_their_names_and_rules_in_their_place() {
     let order: Vec<_> = ingress
         .rules
         .iter()
-        .map(|rule| (rule.identity.policy.name.as_str(), rule.index, rule.identity.ports.as_str()))
+        .map(|rule| (&*rule.identity.policy.name, rule.index, rule.identity.ports.as_str()))
         .collect();
     let (one, two) = ("tcp 1", "tcp 2");
     assert_eq!(order, [("p", 0, two), ("p", 1, one), ("q", 0, two), ("q", 1, one)]);
