@@ -8,6 +8,9 @@
 
 mod claims;
 mod ghosts;
+mod plugged;
+#[cfg(test)]
+mod plugged_tests;
 mod policies;
 mod relist;
 #[cfg(test)]
@@ -21,6 +24,8 @@ use std::sync::Arc;
 
 use self::claims::Claims;
 use self::ghosts::Ghosts;
+pub use self::plugged::Claim;
+use self::plugged::Plugged;
 use self::policies::Policies;
 pub use self::policies::PolicyCounts;
 use crate::intern::Interner;
@@ -44,6 +49,10 @@ pub enum Change {
     DeletePolicy(ObjectName),
     /// The interface of this node that carried the address is gone, and no other carries it.
     InterfaceGone(IpAddr),
+    /// The network plugin gave a pod of this node addresses.
+    Claim(Claim),
+    /// The sandbox of this name has ended.
+    Release(String),
 }
 
 /// A pod that policy is applied to on this node, with the addresses it owns (never none).
@@ -117,6 +126,8 @@ pub struct Index {
     on_hosts: Claims,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
+    /// What the network plugin said that the API does not say yet.
+    plugged: Plugged,
     shared: Interner,
 }
 
@@ -189,6 +200,8 @@ impl Index {
             Change::UpsertPolicy(policy) => self.upsert_policy(policy, &mut touched),
             Change::DeletePolicy(name) => self.delete_policy(name, &mut touched),
             Change::InterfaceGone(address) => self.interface_gone(address, &mut touched),
+            Change::Claim(claim) => self.claim(claim, &mut touched),
+            Change::Release(sandbox) => self.release(&sandbox, &mut touched),
         };
         (changed, touched)
     }
@@ -275,6 +288,7 @@ impl Index {
     }
 
     fn upsert_pod(&mut self, pod: Pod, touched: &mut Touched) -> bool {
+        let pod = if self.is_local(&pod) { self.plugged.add_to(pod) } else { pod };
         let old = self.pod(&pod.name);
         if old == Some(&pod) {
             return false;
@@ -286,6 +300,28 @@ impl Index {
         self.around(&addresses, touched, |index| index.put_pod(pod));
         self.forget_policies_without_pods(&namespace, touched);
         true
+    }
+
+    fn claim(&mut self, claim: Claim, touched: &mut Touched) -> bool {
+        let (name, addresses) = (claim.pod.clone(), claim.addresses.clone());
+        self.around(&addresses, touched, |index| {
+            // Whoever had them there before is gone; these are plugged in now.
+            index.unplugged.retain(|(address, _)| !claim.addresses.contains(address));
+            index.plugged.insert(claim);
+        });
+        self.claims_changed(&name, touched)
+    }
+
+    fn release(&mut self, sandbox: &str, touched: &mut Touched) -> bool {
+        let pod = self.plugged.remove(sandbox);
+        pod.is_some_and(|name| self.claims_changed(&name, touched))
+    }
+
+    /// The pod of this name as the API shows it, taken in again.
+    fn claims_changed(&mut self, name: &ObjectName, touched: &mut Touched) -> bool {
+        let Some(pod) = self.pod(name).cloned() else { return false };
+        let pod = self.plugged.take_from(pod);
+        self.upsert_pod(pod, touched)
     }
 
     fn put_pod(&mut self, pod: Pod) {
@@ -337,6 +373,7 @@ impl Index {
         let Some(pod) = self.pod(name) else { return false };
         let addresses = distinct(pod.addresses.iter().copied());
         self.around(&addresses, touched, |index| index.bury_pod(name));
+        self.plugged.pod_gone(name);
         self.forget_policies_without_pods(&name.namespace, touched);
         true
     }

@@ -133,6 +133,7 @@ impl Metrics {
             unprotected: state.unprotected.get().copied(),
             flows: state.flows.numbers(logged),
             programmed,
+            cni: state.cni.read(),
             reading,
             size,
             series_max: self.series_max,

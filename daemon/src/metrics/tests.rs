@@ -16,6 +16,7 @@ use prometheus_client::encoding::text;
 use super::catalogue::{ALL, Kind};
 use super::*;
 use crate::cluster::{Resource, WatchState};
+use crate::cni::Counts;
 use crate::engine::EngineStatus;
 use crate::flows::FlowNumbers;
 use crate::manifests::Severity;
@@ -80,6 +81,7 @@ fn own(size: Size) -> Own {
         unprotected: Some(Duration::from_secs(1)),
         programmed: Programmed::default(),
         flows: FlowNumbers { records: vec![("denied", 1)], lost: vec![("rate", 2)], events: vec![("created", 3)] },
+        cni: Counts::default().read(),
         reading: Reading { failures: 0, age: Duration::ZERO },
         size,
         series_max: SERIES_MAX,

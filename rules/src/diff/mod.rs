@@ -96,7 +96,7 @@ fn bump(change: &mut Change, bumped: &Ruleset) {
     for (id, table) in &wanted.tables {
         let Some(next) = bumped.tables.get(id) else { continue };
         let differences = Differences::between(table, next);
-        let elements = element::Changes::between(table, next, &differences);
+        let elements = element::Changes::between(table, next, &differences, |_| false);
         change.result.follow(id, next, &differences);
         let mut planner = Planner { id, change };
         for gone in [&elements.early, &elements.late] {
@@ -147,7 +147,9 @@ impl Planner<'_> {
     /// A table that stays.
     fn contents(&mut self, have: &Table, want: &Table, differences: &Differences<'_, '_>) {
         self.objects(Step::Make, differences);
-        let elements = element::Changes::between(have, want, differences);
+        let (result, id) = (&self.change.result, self.id);
+        let elements =
+            element::Changes::between(have, want, differences, |set| held::spares(result.asking(id, set), set));
         self.rules(differences);
         self.push(Step::Switch, element::deleted(&elements.early));
         self.push(Step::Switch, element::added(&elements.added));
