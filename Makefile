@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips churn away mutants bench bench-quick bench-pure cold-start scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench bench-quick bench-pure cold-start scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -34,11 +34,16 @@ unit:
 # Real netlink, real packets: in network namespaces of the tests' own.
 kernel:
 	cargo build --quiet --workspace --bins
-	cargo test --package flatfell --package flatfell-integration --package flatfell-bench
+	cargo test --package flatfell --package flatfell-cni --package flatfell-integration --package flatfell-bench
 
 # 20,000 changes of each kind under traffic; `make test` makes 500 of each.
 flips: deps
 	FLATFELL_FLIPS=20000 cargo test --package flatfell-integration --test flips -- --nocapture
+
+# 5,000 starts of pods with the CNI plugin and 5,000 without; `make test` makes sixty of each.
+starts: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_STARTS=5000 cargo test --package flatfell-integration --test starts -- --nocapture --test-threads=1
 
 # The API server is away for two minutes; `make test` takes twenty seconds.
 away: deps fixture

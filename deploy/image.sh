@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
 done
 if [ -z "$binary" ]; then
 	cargo build --locked --release --package flatfell
+	sh deploy/plugin.sh
 	binary=$target/release/flatfell
 fi
 

@@ -1,7 +1,10 @@
 #!/bin/sh
-# Lays out the image's file system: the stripped binary, the libraries it loads, and the licence texts of all of it.
+# Lays out the image's file system: the stripped binary, the libraries it loads, the CNI plugin beside it, and the licence
+# texts of all of it.
 #
 #   deploy/rootfs.sh BINARY ROOT
+#
+# The plugin is the file flatfell-cni beside BINARY.
 #
 # For the architecture of this machine, on Debian: libraries by ldd, their licences by dpkg. No shell gets in.
 set -eu
@@ -13,6 +16,8 @@ docs=$root/usr/share/doc
 mkdir -p "$root/etc" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$docs/flatfell/texts"
 strip -o "$root/flatfell" "$binary"
 chmod 0755 "$root/flatfell"
+strip -o "$root/flatfell-cni" "$(dirname "$binary")/flatfell-cni"
+chmod 0755 "$root/flatfell-cni"
 
 # The Debian package that a library is of, under its path before or after the merge of /lib into /usr/lib.
 package_of() {

@@ -16,9 +16,13 @@ use crate::cluster::Access;
 use crate::engine::EngineConfig;
 use crate::totals;
 
+mod cni;
 mod flows;
+mod ranges;
 
+pub use cni::{CniArgs, CniRunArgs, CniUnavailable};
 pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
+pub use ranges::{RangeArgs, UnknownPods};
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
@@ -105,6 +109,9 @@ pub struct RunArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Addresses that are no known pod's.
+    #[command(flatten)]
+    pub ranges: RangeArgs,
     /// Series of single rules and pods in /metrics at most; those over it are left out and counted
     #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
     pub metrics_series_max: usize,
@@ -117,6 +124,9 @@ pub struct RunArgs {
     /// The flow log.
     #[command(flatten)]
     pub flows: FlowLogArgs,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniRunArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,
@@ -130,6 +140,8 @@ impl RunArgs {
             own_node_egress: self.own_node_egress == OwnNodeEgress::Enforce,
             cut_established: self.established == Established::Cut,
             pod_bridges: self.pod_bridges.clone(),
+            close_unknown: self.ranges.unknown_pods == UnknownPods::Drop,
+            pod_cidrs: self.ranges.pod_cidrs.clone(),
             counter_grace: self.counter_grace,
             rule_ids: self.rule_ids,
             carried: Some(self.control.run_dir.join(totals::FILE)),
@@ -224,6 +236,9 @@ pub struct CleanupArgs {
     /// Where --stay serves
     #[arg(long, value_name = "ADDRESS:PORT", env = "FLATFELL_LISTEN", default_value = DEFAULT_LISTEN, value_parser = listen)]
     pub listen: SocketAddr,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// The control socket.
     #[command(flatten)]
     pub control: ControlArgs,
@@ -247,6 +262,9 @@ pub struct RenderArgs {
     /// A bridge that carries pods; repeat the flag (or use commas) for several
     #[arg(long = "pod-bridge", value_name = "NAME", env = "FLATFELL_POD_BRIDGES", value_delimiter = ',', value_parser = bridge)]
     pub pod_bridges: Vec<String>,
+    /// Addresses that are no known pod's.
+    #[command(flatten)]
+    pub ranges: RangeArgs,
     /// What the rules log.
     #[command(flatten)]
     pub flows: FlowRuleArgs,

@@ -70,6 +70,8 @@ pub struct Controller<S, E> {
     is_begun: bool,
     /// Questions about what is known.
     questions: Option<mpsc::UnboundedReceiver<Question>>,
+    /// What the network plugin says of pods.
+    plugged: Option<mpsc::UnboundedReceiver<Change>>,
 }
 
 impl<S: Source, E: Enforce> Controller<S, E> {
@@ -85,6 +87,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
             hold_end: None,
             is_begun: false,
             questions: None,
+            plugged: None,
         }
     }
 
@@ -101,6 +104,12 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         self
     }
 
+    /// Takes in what the network plugin says of pods, too.
+    pub fn hearing(mut self, plugged: mpsc::UnboundedReceiver<Change>) -> Self {
+        self.plugged = Some(plugged);
+        self
+    }
+
     /// Follows the source until the caller drops this.
     pub async fn run(&mut self, gone: &mut mpsc::UnboundedReceiver<IpAddr>) {
         loop {
@@ -108,6 +117,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
             tokio::select! {
                 () = self.source.changed() => block_in_place(|| self.step()),
                 Some(question) = next(&mut self.questions) => question.answer(self.evaluator.index()),
+                Some(change) = next(&mut self.plugged) => block_in_place(|| self.plugged(change)),
                 Some(address) = gone.recv() => block_in_place(|| self.interface_gone(address)),
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => block_in_place(|| self.give_up()),
             }
@@ -155,6 +165,17 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         self.submit();
     }
 
+    /// One change and whatever waits behind it.
+    fn plugged(&mut self, change: Change) {
+        let waiting = std::iter::from_fn(|| self.plugged.as_mut()?.try_recv().ok());
+        let changes: Vec<Change> = std::iter::once(change).chain(waiting).collect();
+        let changes = changes.into_iter().map(|change| self.evaluator.apply(change)).filter(|changed| *changed).count();
+        if changes > 0 && self.is_begun {
+            self.batch.add(Batch { changes, ..Batch::now() });
+            self.submit();
+        }
+    }
+
     fn interface_gone(&mut self, address: IpAddr) {
         if self.evaluator.apply(Change::InterfaceGone(address)) && self.is_begun {
             self.batch.add(Batch::now());
@@ -178,9 +199,9 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     }
 }
 
-/// The next question, if anybody can ask.
-async fn next(questions: &mut Option<mpsc::UnboundedReceiver<Question>>) -> Option<Question> {
-    questions.as_mut()?.recv().await
+/// The next one, if anybody can send any.
+async fn next<T>(sent: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
+    sent.as_mut()?.recv().await
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ impl Lab {
             metrics: Arc::default(),
             unprotected: Arc::default(),
             flows: Arc::default(),
+            cni: Arc::default(),
         };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let address = server.address;

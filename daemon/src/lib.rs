@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod bypass;
 pub mod cluster;
+pub mod cni;
 pub mod commands;
 pub mod config;
 pub mod control;

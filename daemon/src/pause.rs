@@ -252,7 +252,7 @@ impl<E: Enforce> Pause<E> {
     }
 }
 
-/// The same pods, nobody isolated and no rules: as on a node without policies. The rules go too, so that a pause also
+/// The same pods, nobody isolated, no rules, and who is not known passes: as on a node without policies. The rules go too, so that a pause also
 /// helps where it is a rule that the kernel refuses.
 fn opened(effective: &Effective) -> Effective {
     let open = |pod: &EffectivePod| EffectivePod {
@@ -261,7 +261,9 @@ fn opened(effective: &Effective) -> Effective {
         ingress: Isolation::default(),
         egress: Isolation::default(),
     };
-    effective.pods().values().map(|pod| open(pod)).collect()
+    let mut opened: Effective = effective.pods().values().map(|pod| open(pod)).collect();
+    opened.lifted = true;
+    opened
 }
 
 /// Reads a length as `90s`, `10m` or `1h30m`.

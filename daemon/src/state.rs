@@ -152,6 +152,8 @@ pub struct State {
     pub unprotected: Arc<OnceLock<Duration>>,
     /// What was denied.
     pub flows: Arc<Flows>,
+    /// What the CNI plugin did.
+    pub cni: Arc<crate::cni::Counts>,
 }
 
 impl std::fmt::Debug for State {

@@ -305,7 +305,13 @@ impl Lab {
 
     /// Adds a pod, ready when this returns.
     pub fn add_pod(&mut self, node: u8, slot: u8) -> Result<Place, LabError> {
+        self.add_pod_around(node, slot, |_| ())
+    }
+
+    /// The same; `before` runs when there is a namespace and no interface in it yet.
+    pub fn add_pod_around(&mut self, node: u8, slot: u8, before: impl FnOnce(&Netns)) -> Result<Place, LabError> {
         let place = self.add_space(node, slot)?;
+        before(self.netns(place)?);
         let plug = wiring::plug(place, slot, self.netns(place)?.name());
         self.batch(Place::Node(node), "ip", &plug)?;
         self.start_pod(place)?;

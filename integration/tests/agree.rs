@@ -64,7 +64,8 @@ struct Kernel {
     lab: Lab,
     /// The bridge's own link-local address.
     bridge: IpAddr,
-    engine: Option<(Engine, bool)>,
+    /// With what it was configured to: own node egress, closing the unknown.
+    engine: Option<(Engine, (bool, bool))>,
 }
 
 impl Kernel {
@@ -77,13 +78,18 @@ impl Kernel {
     }
 
     /// An engine of this configuration; another one's rules stay and are taken over.
-    fn engine(&mut self, own_node_egress: bool) -> &Engine {
-        if self.engine.as_ref().is_none_or(|(_, runs)| *runs != own_node_egress) {
+    fn engine(&mut self, (own_node_egress, close_unknown): (bool, bool)) -> &Engine {
+        let wanted = (own_node_egress, close_unknown);
+        if self.engine.as_ref().is_none_or(|(_, runs)| *runs != wanted) {
             self.engine = None;
-            let config =
-                EngineConfig { own_node_egress, pod_bridges: vec!["cni0".to_owned()], ..EngineConfig::default() };
+            let config = EngineConfig {
+                own_node_egress,
+                close_unknown,
+                pod_bridges: vec!["cni0".to_owned()],
+                ..EngineConfig::default()
+            };
             let engine = self.lab.netns(Place::Node(1)).unwrap().run(|| Engine::start(config)).unwrap().unwrap();
-            self.engine = Some((engine, own_node_egress));
+            self.engine = Some((engine, wanted));
         }
         &self.engine.as_ref().unwrap().0
     }
@@ -91,7 +97,7 @@ impl Kernel {
     /// Returns when the cluster's policy is in the kernel and no flow of an earlier one is known.
     fn enforce(&mut self, cluster: &Cluster) {
         let wanted = Arc::new(effective(cluster));
-        let engine = self.engine(!cluster.own_node_open);
+        let engine = self.engine((!cluster.own_node_open, !cluster.unknown_open));
         engine.submit(Arc::clone(&wanted));
         let deadline = Instant::now() + ENFORCED_WITHIN;
         loop {

@@ -68,7 +68,7 @@ fn a_bridge_that_is_born_later_is_switched_on() {
     let lab = lab();
     let ports = ["veth0", "veth1", "veth2"];
     ip(&lab, "link delete cni0");
-    let daemon = start(&lab, &[pod(A), pod(B)]);
+    let daemon = start(&lab, &[pod(A), pod(B), pod(Place::pod(1, 2))]);
     let rebuilt = "link add cni0 address 02:ff:00:01:00:01 type bridge\naddress add 10.244.1.1/24 dev cni0\naddress add \
                    fd00:10:244:1::1/64 dev cni0 nodad\nlink set cni0 up\n";
     lab.batch(NODE, "ip", rebuilt).unwrap();

@@ -398,7 +398,7 @@ fn a_current_stamp_proves_nothing_to_the_next_daemon() {
 /// A number that comes round again finds no flow of a pod that is gone, and none that was forbidden.
 #[test]
 fn generations_come_round() {
-    let mut world = World::new(4, &[app("a", 0, "a"), app("b", 1, "b"), app("n", 3, "n")]);
+    let mut world = World::new(4, &[app("a", 0, "a"), app("b", 1, "b"), app("c", 2, "c"), app("n", 3, "n")]);
     let node = world.lab.netns(Place::Node(1)).expect("the node");
     node.run(|| std::fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600").expect("sysctl"))
         .expect("the node");

@@ -79,7 +79,13 @@ fn the_container_has_cap_net_admin_and_nothing_else() {
         let spec = &template(&objects)["spec"];
         assert!(spec.get("hostPID").is_none() && spec.get("hostIPC").is_none(), "{variant}");
         let volumes = spec["volumes"].as_array().expect("volumes");
-        assert!(volumes.iter().all(|volume| volume.get("hostPath").is_none()), "{variant}: {volumes:?}");
+        let of_node: Vec<&str> =
+            volumes.iter().filter_map(|volume| volume.pointer("/hostPath/path")?.as_str()).collect();
+        let expected: &[&str] = match variant {
+            "cni" => &["/etc/cni/net.d", "/opt/cni/bin", "/run/flatfell-cni"],
+            _ => &[],
+        };
+        assert_eq!(of_node, expected, "{variant}");
         assert!(container(&objects)["resources"].get("limits").is_none(), "{variant}");
     }
 }
@@ -131,6 +137,7 @@ fn the_program_takes_the_arguments() {
             ("FLATFELL_POD_BRIDGES", "--pod-bridge"),
             ("FLATFELL_STARTUP_TAINT", "--startup-taint"),
             ("FLATFELL_FLOW_LOG", "--flow-log"),
+            ("FLATFELL_CNI_CONFLIST", "--cni-conflist"),
         ];
         let settings = settings.iter().filter_map(|(variable, flag)| Some((flag, environment(&objects, variable)?)));
         let settings: Vec<String> = settings.map(|(flag, value)| format!("{flag}={value}")).collect();
@@ -179,6 +186,20 @@ fn the_chart_follows_the_release_and_its_settings() {
     assert_eq!(environment(&logged, "FLATFELL_FLOW_LOG_RATE"), Some("0"));
     assert_eq!(environment(&logged, "FLATFELL_FLOW_LOG_POD_RATE"), Some("7"));
     assert_eq!(environment(&plain, "FLATFELL_FLOW_LOG_RATE"), None);
+    let cni = "cni.enabled=true,cni.conflist=/a/b.conflist,cni.binDir=/c,cni.onUnavailable=fail,cni.timeout=9s,unknownPods=allow";
+    let plugged = objects(&helm(&["--set", cni]).expect("helm"));
+    for (name, value) in [
+        ("FLATFELL_CNI_CONFLIST", "/a/b.conflist"),
+        ("FLATFELL_CNI_BIN_DIR", "/c"),
+        ("FLATFELL_CNI_ON_UNAVAILABLE", "fail"),
+        ("FLATFELL_CNI_TIMEOUT", "9s"),
+        ("FLATFELL_UNKNOWN_PODS", "allow"),
+    ] {
+        assert_eq!(environment(&plugged, name), Some(value));
+    }
+    let mounts = container(&plugged)["volumeMounts"].as_array().expect("mounts").iter();
+    let mounts: Vec<&str> = mounts.map(|mount| text(mount, "/mountPath")).collect();
+    assert_eq!(mounts, ["/run", "/a", "/c", "/run/flatfell-cni"]);
 }
 
 #[test]
@@ -192,6 +213,9 @@ fn wrong_values_are_refused_before_anything_is_applied() {
         ("podBridges={a/b}", "podBridges"),
         ("flowLog.output=stdot", "output"),
         ("flowLog.podRate=0", "podRate"),
+        ("cni.onUnavailable=open", "onUnavailable"),
+        ("cni.conflist=flannel", "conflist"),
+        ("podCidrs={10.244.1.0}", "podCidrs"),
         ("apiserver=https://10.0.0.1", "apiserver"),
         ("image.digest=latest", "digest"),
     ] {

@@ -346,8 +346,12 @@ fn a_group_that_is_taken_is_told() {
 
 /// `release` is dropped to free the group.
 fn group_is_taken(lab: &Lab, release: Sender<()>) {
-    let objects =
-        [namespace("x", ""), pod("x/db", DB, "app: db"), policy("x/db", "podSelector: {}, policyTypes: [Ingress]")];
+    let objects = [
+        namespace("x", ""),
+        pod("x/db", DB, "app: db"),
+        pod("x/web", WEB, "app: web"),
+        policy("x/db", "podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]"),
+    ];
     let node = FlatfellNode::start(lab, 1, &[("all.yaml", &objects.concat())]).expect("a daemon");
     let ready = node.get("/readyz").expect("an answer");
     assert!(ready.starts_with("ready\n") && ready.contains("NFLOG group 9469"), "{ready}");

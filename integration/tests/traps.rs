@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use flatfell::engine::EngineConfig;
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, pod_with, policy};
 use flatfell_integration::raw::{self, Flow, Watch};
 use flatfell_integration::{Framing, Lab, LabConfig, Outcome, Place, Probe, Protocol, Service, packet};
@@ -445,7 +446,9 @@ fn trap_16_an_address_is_the_living_pods() {
 #[test]
 fn trap_14_a_deleted_interface_frees_what_the_pod_held() {
     let mut lab = lab(1, 3);
-    let mut daemon = enforced(&lab, &[deny_all("p1")]);
+    let objects = [pod(A), pod(B), pod(C), deny_all("p1")];
+    let config = EngineConfig { close_unknown: false, ..defaults() };
+    let mut daemon = InProcess::start(&lab, 1, config, &objects).unwrap();
     expect(&lab, &both(B, |ip| (Probe::tcp(A, ip, 80), false)));
     // Their neighbours know B's addresses from here on, and so the daemon does.
     expect(&lab, &both(A, |ip| (Probe::tcp(Place::Node(1), ip, 80), true)));

@@ -14,6 +14,7 @@ use crate::mark::Generation;
 use crate::names;
 use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
+use crate::ranges::PodRanges;
 use crate::ruleset::{Family, Name, Ruleset, TableId};
 
 mod allow;
@@ -32,6 +33,7 @@ mod shared;
 mod switched;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub use compiler::Compiler;
 pub use switched::{BridgeId, Switched};
@@ -99,6 +101,8 @@ pub struct Layout {
     pub ports: BTreeSet<String>,
     /// The bridges whose filter was off before the daemon came: remembered, for no packet.
     pub switched: Switched,
+    /// Where this node's pods have their addresses: what is there and is no known pod is closed. Empty: nothing is.
+    pub pod_ranges: PodRanges,
     /// Whether pods are held to their egress rules towards their own node.
     pub own_node_egress: bool,
     /// Whether each packet counts for what let its connection through. Without, two look-ups a packet are saved.
@@ -111,9 +115,19 @@ impl Layout {
     /// Whether nothing but the ids differs.
     fn same_but_ids(&self, other: &Self) -> bool {
         fn all(layout: &Layout) -> impl PartialEq + '_ {
-            let Layout { slot, generation, ids: _, bridges, ports, switched, own_node_egress, counts, flow_log } =
-                layout;
-            (slot, generation, bridges, ports, switched, own_node_egress, counts, flow_log)
+            let Layout {
+                slot,
+                generation,
+                ids: _,
+                bridges,
+                ports,
+                switched,
+                pod_ranges,
+                own_node_egress,
+                counts,
+                flow_log,
+            } = layout;
+            (slot, generation, bridges, ports, switched, pod_ranges, own_node_egress, counts, flow_log)
         }
         all(self) == all(other)
     }
@@ -137,6 +151,7 @@ impl Default for Layout {
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
             switched: Switched::default(),
+            pod_ranges: PodRanges::default(),
             own_node_egress: true,
             counts: true,
             flow_log: None,
@@ -247,6 +262,8 @@ pub enum Guard {
     Frame,
     /// Replies of flows that were denied.
     DeniedReply,
+    /// Addresses of the node's pod ranges that are no known pod's.
+    UnknownPod,
 }
 
 impl Guard {
@@ -258,6 +275,7 @@ impl Guard {
             Self::Multicast => "multicast",
             Self::Frame => "frame",
             Self::DeniedReply => "denied-reply",
+            Self::UnknownPod => "unknown-pod",
         }
     }
 }

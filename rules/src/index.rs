@@ -8,7 +8,11 @@
 
 mod claims;
 mod ghosts;
+mod plugged;
+#[cfg(test)]
+mod plugged_tests;
 mod policies;
+mod relist;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +24,8 @@ use std::sync::Arc;
 
 use self::claims::Claims;
 use self::ghosts::Ghosts;
+pub use self::plugged::Claim;
+use self::plugged::Plugged;
 use self::policies::Policies;
 pub use self::policies::PolicyCounts;
 use crate::intern::Interner;
@@ -43,6 +49,10 @@ pub enum Change {
     DeletePolicy(ObjectName),
     /// The interface of this node that carried the address is gone, and no other carries it.
     InterfaceGone(IpAddr),
+    /// The network plugin gave a pod of this node addresses.
+    Claim(Claim),
+    /// The sandbox of this name has ended.
+    Release(String),
 }
 
 /// A pod that policy is applied to on this node, with the addresses it owns (never none).
@@ -116,6 +126,8 @@ pub struct Index {
     on_hosts: Claims,
     /// Addresses of pods in the API whose interface is gone already.
     unplugged: BTreeSet<(IpAddr, PodId)>,
+    /// What the network plugin said that the API does not say yet.
+    plugged: Plugged,
     shared: Interner,
 }
 
@@ -188,6 +200,8 @@ impl Index {
             Change::UpsertPolicy(policy) => self.upsert_policy(policy, &mut touched),
             Change::DeletePolicy(name) => self.delete_policy(name, &mut touched),
             Change::InterfaceGone(address) => self.interface_gone(address, &mut touched),
+            Change::Claim(claim) => self.claim(claim, &mut touched),
+            Change::Release(sandbox) => self.release(&sandbox, &mut touched),
         };
         (changed, touched)
     }
@@ -201,47 +215,6 @@ impl Index {
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies().map(|policy| policy.name.clone()).collect(),
         }
-    }
-
-    /// Takes a complete list of everything; whether policy can see a difference. What is not listed is deleted.
-    pub fn replace(
-        &mut self,
-        namespaces: impl IntoIterator<Item = Namespace>,
-        policies: impl IntoIterator<Item = Policy>,
-        pods: impl IntoIterator<Item = Pod>,
-    ) -> bool {
-        // Namespaces first: whether a policy that is missing keeps its effect depends on its namespace.
-        let namespaces = self.replace_namespaces(namespaces);
-        let policies = self.replace_policies(policies);
-        let pods = self.replace_pods(pods);
-        namespaces || policies || pods
-    }
-
-    /// Takes the complete list of pods; whether policy can see a difference.
-    pub fn replace_pods(&mut self, pods: impl IntoIterator<Item = Pod>) -> bool {
-        let listed: BTreeMap<_, _> = pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect();
-        let missing: Vec<_> =
-            self.pods().map(|pod| &pod.name).filter(|name| !listed.contains_key(*name)).cloned().collect();
-        self.apply_all(listed.into_values().map(Change::UpsertPod).chain(missing.into_iter().map(Change::DeletePod)))
-    }
-
-    /// Takes the complete list of namespaces; whether policy can see a difference.
-    pub fn replace_namespaces(&mut self, namespaces: impl IntoIterator<Item = Namespace>) -> bool {
-        let listed: BTreeMap<_, _> =
-            namespaces.into_iter().map(|namespace| (namespace.name.clone(), namespace)).collect();
-        let missing = missing(&self.namespaces, &listed).map(Change::DeleteNamespace);
-        self.apply_all(listed.into_values().map(Change::UpsertNamespace).chain(missing))
-    }
-
-    /// Takes the complete list of policies; whether policy can see a difference.
-    pub fn replace_policies(&mut self, policies: impl IntoIterator<Item = Policy>) -> bool {
-        let listed: BTreeMap<_, _> = policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
-        let missing = missing(self.policies.present(), &listed).map(Change::DeletePolicy);
-        self.apply_all(listed.into_values().map(Change::UpsertPolicy).chain(missing))
-    }
-
-    fn apply_all(&mut self, changes: impl Iterator<Item = Change>) -> bool {
-        changes.map(|change| self.apply(change)).filter(|changed| *changed).count() > 0
     }
 
     /// The pod an address belongs to: not terminal before terminal, then the newest, then the smallest UID.
@@ -315,6 +288,7 @@ impl Index {
     }
 
     fn upsert_pod(&mut self, pod: Pod, touched: &mut Touched) -> bool {
+        let pod = if self.is_local(&pod) { self.plugged.add_to(pod) } else { pod };
         let old = self.pod(&pod.name);
         if old == Some(&pod) {
             return false;
@@ -326,6 +300,28 @@ impl Index {
         self.around(&addresses, touched, |index| index.put_pod(pod));
         self.forget_policies_without_pods(&namespace, touched);
         true
+    }
+
+    fn claim(&mut self, claim: Claim, touched: &mut Touched) -> bool {
+        let (name, addresses) = (claim.pod.clone(), claim.addresses.clone());
+        self.around(&addresses, touched, |index| {
+            // Whoever had them there before is gone; these are plugged in now.
+            index.unplugged.retain(|(address, _)| !claim.addresses.contains(address));
+            index.plugged.insert(claim);
+        });
+        self.claims_changed(&name, touched)
+    }
+
+    fn release(&mut self, sandbox: &str, touched: &mut Touched) -> bool {
+        let pod = self.plugged.remove(sandbox);
+        pod.is_some_and(|name| self.claims_changed(&name, touched))
+    }
+
+    /// The pod of this name as the API shows it, taken in again.
+    fn claims_changed(&mut self, name: &ObjectName, touched: &mut Touched) -> bool {
+        let Some(pod) = self.pod(name).cloned() else { return false };
+        let pod = self.plugged.take_from(pod);
+        self.upsert_pod(pod, touched)
     }
 
     fn put_pod(&mut self, pod: Pod) {
@@ -377,6 +373,7 @@ impl Index {
         let Some(pod) = self.pod(name) else { return false };
         let addresses = distinct(pod.addresses.iter().copied());
         self.around(&addresses, touched, |index| index.bury_pod(name));
+        self.plugged.pod_gone(name);
         self.forget_policies_without_pods(&name.namespace, touched);
         true
     }
@@ -495,9 +492,4 @@ fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
-}
-
-/// The keys that are known and not listed.
-fn missing<K: Ord + Clone, V, L>(known: &BTreeMap<K, V>, listed: &BTreeMap<K, L>) -> std::vec::IntoIter<K> {
-    known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect::<Vec<_>>().into_iter()
 }

@@ -19,6 +19,7 @@ use crate::effective::{
 use crate::ids::Origin;
 use crate::object::{ObjectName, Protocol};
 use crate::policy::{Action, Direction, Tier};
+use crate::ranges::PodRanges;
 
 /// A connection, from who began it to where it ended up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub enum Judgement<'a> {
         /// What let it into the local pod it is to.
         ingress: Option<Origin<'a>>,
     },
+    /// It may not: an end is in this node's pod ranges and is no known pod.
+    Unknown,
     /// It may not.
     Denied {
         /// Whose policy forbids it.
@@ -68,6 +71,7 @@ pub struct Judge<'a> {
     pods: Vec<Judged<'a>>,
     by_address: HashMap<IpAddr, usize>,
     own_node_egress: bool,
+    ranges: Option<&'a PodRanges>,
 }
 
 /// A local pod, with both directions ready.
@@ -114,11 +118,30 @@ impl<'a> Judge<'a> {
             .flat_map(|(position, pod)| pod.addresses.iter().map(move |address| (*address, position)))
             .collect();
         let pods = effective.pods().values().map(|pod| Judged::new(effective, pod)).collect();
-        Self { pods, by_address, own_node_egress }
+        Self { pods, by_address, own_node_egress, ranges: None }
+    }
+
+    /// The same, and what is in these ranges and no known pod is closed ([`crate::compile::Layout::pod_ranges`]).
+    #[must_use]
+    pub fn within(mut self, ranges: &'a PodRanges) -> Self {
+        self.ranges = Some(ranges);
+        self
+    }
+
+    /// Whether an end of a flow is at no known pod, where it is asked.
+    fn is_unknown(&self, flow: &Flow) -> bool {
+        let unknown = |address: IpAddr| {
+            self.ranges.is_some_and(|ranges| ranges.holds(address)) && !self.by_address.contains_key(&address)
+        };
+        let from = (self.own_node_egress || !flow.to_node) && unknown(flow.source);
+        !flow.from_node && (from || (!flow.to_node && unknown(flow.destination)))
     }
 
     /// What policy says of a flow.
     pub fn judge(&self, flow: &Flow) -> Judgement<'a> {
+        if self.is_unknown(flow) {
+            return Judgement::Unknown;
+        }
         let source = self.by_address.get(&flow.source).filter(|_| !flow.from_node);
         let destination = self.by_address.get(&flow.destination).filter(|_| !flow.to_node && !flow.from_node);
         let itself = source.is_some() && source == destination;

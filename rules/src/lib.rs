@@ -20,6 +20,7 @@ pub mod names;
 pub mod object;
 pub mod parse;
 pub mod policy;
+pub mod ranges;
 pub mod ruleset;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

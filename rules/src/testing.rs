@@ -62,6 +62,7 @@ impl Cluster {
         match Judge::new(&self.effective(), true).judge(flow) {
             Judgement::Allowed { .. } => None,
             Judgement::Denied { pod, direction } => Some((pod, direction)),
+            Judgement::Unknown => unreachable!("no ranges are given"),
         }
     }
 }

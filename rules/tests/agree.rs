@@ -18,15 +18,17 @@ use flatfell_rules::mark::{Generation, allowed_mark, id_mask};
 use flatfell_rules::object::Protocol;
 use flatfell_rules::parse;
 use flatfell_rules::policy::Direction;
+use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::Value::Mark;
 use flatfell_rules::ruleset::{Datum, Element, Ruleset};
 use flatfell_rules::sim::cluster::packet::{passed, traces, untracked};
-use flatfell_rules::sim::cluster::{Cluster, Packet, Path, Probe};
+use flatfell_rules::sim::cluster::{self, Cluster, Packet, Path, Probe};
 use flatfell_rules::sim::coverage::Coverage;
 use flatfell_rules::sim::generate::{Random, change, cluster, probes};
 use flatfell_rules::sim::kernel::FakeKernel;
 use flatfell_rules::sim::oracle::{Oracle, Origins};
 use flatfell_rules::sim::shrink::{show, shrink};
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 /// Packets asked about in each cluster.
@@ -112,10 +114,23 @@ fn flow(probe: &Probe, path: Path) -> Flow {
     }
 }
 
+/// Where the lab's plan has the pods of the cluster's node.
+fn pod_ranges(cluster: &Cluster) -> PodRanges {
+    let node = cluster.nodes.iter().find(|node| node.name == cluster.node).filter(|_| !cluster.unknown_open);
+    let range = |gateway: &IpAddr| {
+        let length = if gateway.is_ipv4() { 24 } else { 64 };
+        IpNetwork::new(*gateway, length).expect("a prefix")
+    };
+    let prefixes: Vec<IpNetwork> = node.into_iter().flat_map(|node| node.gateway.iter().map(range)).collect();
+    let broadcast = prefixes.iter().filter(|prefix| prefix.is_ipv4()).map(IpNetwork::broadcast);
+    PodRanges::new(&prefixes, node.into_iter().flat_map(cluster::Node::addresses).chain(broadcast))
+}
+
 /// The judge's answers.
 fn judged(cluster: &Cluster, probes: &[Probe]) -> Vec<bool> {
     let effective = effective(cluster);
-    let judge = Judge::new(&effective, !cluster.own_node_open);
+    let ranges = pod_ranges(cluster);
+    let judge = Judge::new(&effective, !cluster.own_node_open).within(&ranges);
     let passes = |probe: &Probe| match probe.path(&cluster.node) {
         Path::Elsewhere => true,
         path => judge.judge(&flow(probe, path)).is_allowed(),
@@ -144,6 +159,7 @@ fn compiled(cluster: &Cluster, generation: u8) -> Ruleset {
     let layout = Layout {
         bridges: ["cni0".to_owned()].into(),
         own_node_egress: !cluster.own_node_open,
+        pod_ranges: pod_ranges(cluster),
         generation: Generation::new(generation).expect("a generation"),
         ids: Ids::fresh(&effective),
         ..Layout::default()
@@ -171,7 +187,8 @@ fn counted_for(ruleset: &Ruleset, mark: u32, half: Direction) -> Option<&str> {
 fn compare_origins(seed: u64, cluster: &Cluster, probes: &[Probe]) -> usize {
     let effective = effective(cluster);
     let ids = Ids::fresh(&effective);
-    let (ruleset, judge) = (compiled(cluster, 7), Judge::new(&effective, !cluster.own_node_open));
+    let (ruleset, ranges) = (compiled(cluster, 7), pod_ranges(cluster));
+    let judge = Judge::new(&effective, !cluster.own_node_open).within(&ranges);
     let oracle = Oracle::new(cluster);
     let mut compared = 0;
     for probe in probes.iter().filter(|probe| between_addresses(probe) && oracle.allowed(probe)) {
@@ -324,7 +341,8 @@ fn no_step_of_a_change_shows_packets_what_neither_policy_says() {
         let probes = probes(&mut random, &before, PROBES);
         let after = change(&mut random, &before);
         between(seed, &before, &after, &probes);
-        let other = Cluster { own_node_open: before.own_node_open, ..cluster(&mut random) };
+        let (own_node_open, unknown_open) = (before.own_node_open, before.unknown_open);
+        let other = Cluster { own_node_open, unknown_open, ..cluster(&mut random) };
         between(seed, &after, &other, &probes);
     }
 }
@@ -429,7 +447,8 @@ fn an_index_that_was_told_of_a_change_agrees() {
         }
         let (index, expected) = told(&before, &after);
         let effective = evaluate(&index);
-        let (oracle, judge) = (Oracle::new(&expected), Judge::new(&effective, !expected.own_node_open));
+        let (oracle, ranges) = (Oracle::new(&expected), pod_ranges(&expected));
+        let judge = Judge::new(&effective, !expected.own_node_open).within(&ranges);
         for probe in probes(&mut random, &before, PROBES).iter().filter(|probe| between_addresses(probe)) {
             let path = probe.path(&before.node);
             let passes = path == Path::Elsewhere || judge.judge(&flow(probe, path)).is_allowed();

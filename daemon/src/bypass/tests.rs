@@ -38,7 +38,7 @@ fn a_missing_br_netfilter_and_flags_that_are_off_block() {
     in_namespace(|| {
         ip("link add cni0 type bridge nf_call_iptables 0 nf_call_ip6tables 1");
         let links = Links::open().expect("dumped");
-        let bridges = links.pod_bridges(&["cni0".to_owned()], &Default::default());
+        let bridges = links.pod_bridges(&["cni0".to_owned()], &Default::default(), &[]);
         let mut lookout = Lookout::open().expect("socket");
         let nowhere = Path::new("/proc/sys/net/no-such-directory");
         let missing = facts(nowhere, nowhere);

@@ -202,7 +202,7 @@ const NODE: Keep = Keep::Fields(&[
             ("annotations", Keep::Fields(&[END, (PAUSED_UNTIL, Keep::All)])),
         ]),
     ),
-    ("spec", Keep::Fields(&[("taints", Keep::All)])),
+    ("spec", Keep::Fields(&[("taints", Keep::All), ("podCIDR", Keep::All), ("podCIDRs", Keep::All)])),
 ]);
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::terminal::print;
-use crate::config::CleanupArgs;
+use crate::cni::{install, sandboxes};
+use crate::config::{CleanupArgs, CniArgs};
 use crate::control::{self, Request};
 use crate::engine::{Cleaned, Cleanup, EngineError};
 use crate::http::Server;
@@ -27,7 +28,7 @@ pub fn execute(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     if args.stay {
         return stay(args, &cleanup);
     }
-    clean(&cleanup, &args.control.run_dir)?;
+    clean(&cleanup, args)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -61,9 +62,10 @@ fn begin_by_force(run_dir: &Path) -> anyhow::Result<Cleanup> {
     }
 }
 
-fn clean(cleanup: &Cleanup, run_dir: &Path) -> anyhow::Result<()> {
+fn clean(cleanup: &Cleanup, args: &CleanupArgs) -> anyhow::Result<()> {
+    unplug(&args.cni)?;
     let Cleaned { tables, flags } = cleanup.run()?;
-    control::remove_leftovers(run_dir);
+    control::remove_leftovers(&args.control.run_dir);
     if tables.is_empty() {
         print("nothing to remove: this network namespace has no table of flatfell\n")?;
     }
@@ -76,13 +78,27 @@ fn clean(cleanup: &Cleanup, run_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the CNI plugin out of its chain, then its binary away: a chain that names what is not there starts no pod.
+fn unplug(places: &CniArgs) -> anyhow::Result<()> {
+    if let Some(conflist) = &places.cni_conflist {
+        if install::remove(conflist)? {
+            print(&format!("taken out of {}\n", conflist.display()))?;
+        }
+        if install::remove_binary(&places.cni_bin_dir)? {
+            print(&format!("removed the CNI plugin from {}\n", places.cni_bin_dir.display()))?;
+        }
+    }
+    sandboxes::remove_leftovers(&places.cni_run_dir);
+    Ok(())
+}
+
 /// The DaemonSet's uninstall mode: each node is ready once it is clean.
 fn stay(args: &CleanupArgs, cleanup: &Cleanup) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let server = Server::bind(args.listen).await?;
-        clean(cleanup, &args.control.run_dir)?;
+        clean(cleanup, args)?;
         tracing::info!("cleaned up; waiting for SIGTERM, /readyz on http://{} says so", server.address);
         tokio::select! {
             () = server.serve_cleaned() => {}

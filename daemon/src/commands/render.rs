@@ -10,10 +10,11 @@ use flatfell_rules::compile::{Layout, compile};
 use flatfell_rules::effective::evaluate;
 use flatfell_rules::ids::Ids;
 use flatfell_rules::index::Index;
+use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::text;
 
 use super::terminal::print;
-use crate::config::{OwnNodeEgress, RenderArgs, RenderOutput};
+use crate::config::{OwnNodeEgress, RangeArgs, RenderArgs, RenderOutput, UnknownPods};
 use crate::manifests::change;
 use crate::manifests::{Directory, Severity, Update};
 
@@ -29,6 +30,7 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     }
     let layout = Layout {
         bridges: args.pod_bridges.iter().cloned().collect(),
+        pod_ranges: ranges(&args.ranges),
         own_node_egress: args.own_node_egress == OwnNodeEgress::Enforce,
         flow_log: args.flows.flow_log(),
         ids: Ids::fresh(&effective),
@@ -40,6 +42,14 @@ pub fn execute(args: &RenderArgs) -> anyhow::Result<ExitCode> {
         RenderOutput::Json => print(&format!("{}\n", serde_json::to_string_pretty(&ruleset)?))?,
     }
     Ok(if directory.unknown().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is told of them: what the node's own addresses are there, its interfaces know.
+fn ranges(args: &RangeArgs) -> PodRanges {
+    match args.unknown_pods {
+        UnknownPods::Drop => PodRanges::new(&args.pod_cidrs, []),
+        UnknownPods::Allow => PodRanges::default(),
+    }
 }
 
 fn index(directory: &Directory, node: &str) -> Index {

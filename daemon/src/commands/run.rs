@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use flatfell_rules::effective::Effective;
-use flatfell_rules::index::Index;
+use flatfell_rules::index::{Change, Index};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,6 +20,9 @@ use tokio::task::{JoinSet, block_in_place};
 
 use crate::batch::Batch;
 use crate::cluster::{self, Cluster, Patience};
+use crate::cni;
+use crate::cni::keeper::Keeper;
+use crate::cni::sandboxes::Sandboxes;
 use crate::config::{RunArgs, Terminating};
 use crate::control::{Answer, Handler, Reply, Request, Socket};
 use crate::controller::{Controller, Enforce, Source};
@@ -89,6 +92,7 @@ async fn serve<S: Source>(
     let flows = Arc::new(Flows::default());
     let control = Arc::new(Control {
         pause: Pause::new(Arc::clone(&engine)),
+        engine: Arc::clone(&engine),
         source: published.clone(),
         flows: Arc::clone(&flows),
         stop: Notify::new(),
@@ -103,6 +107,7 @@ async fn serve<S: Source>(
         metrics: Arc::new(Metrics::new(args.metrics_series_max)),
         unprotected: Arc::default(),
         flows: Arc::clone(&flows),
+        cni: Arc::default(),
     };
     let mut beside = JoinSet::new();
     let (ask, questions) = mpsc::unbounded_channel();
@@ -122,11 +127,15 @@ async fn serve<S: Source>(
         beside.spawn(memory::give_back_after_lists(state.source.clone()));
         beside.spawn(cluster::arrive(state.clone(), has_earlier_rules, access, taint));
     }
+    let (plug, plugged) = mpsc::unbounded_channel();
+    if args.cni.is_served() {
+        serve_plugin(args, &engine, &state, plug, &mut beside)?;
+    }
     beside.spawn(server.serve(state));
     beside.spawn(socket.serve(control.clone()));
     let index = Index::new(&args.node).keep_policies_of_going_namespaces(args.terminating == Terminating::Keep);
     let controller = Controller::new(source, index, Arc::clone(&control), sender);
-    let mut controller = controller.hold_for_unreadable(has_earlier_rules).answering(questions);
+    let mut controller = controller.hold_for_unreadable(has_earlier_rules).answering(questions).hearing(plugged);
     let mut gone = engine.interface_gone();
     follow(&mut controller, &mut gone, &mut signals, &control).await;
     // Nobody answers the reader any more.
@@ -139,6 +148,26 @@ async fn serve<S: Source>(
         block_in_place(|| engine.wait_enforced(&effective, LAST_COMMIT));
     }
     Ok(engine)
+}
+
+/// The CNI plugin's socket, and its place in the chain of plugins; the place comes second.
+fn serve_plugin(
+    args: &RunArgs,
+    engine: &Arc<Engine>,
+    state: &State,
+    changes: mpsc::UnboundedSender<Change>,
+    beside: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let directory = &args.cni.places.cni_run_dir;
+    let socket = cni::server::Socket::bind(directory).context("--cni-run-dir")?;
+    let sandboxes = Sandboxes::open(directory, changes);
+    let counts = Arc::clone(&state.cni);
+    let daemon = cni::server::Daemon { engine: Arc::clone(engine), sandboxes, counts };
+    beside.spawn(socket.serve(Arc::new(daemon)));
+    if let Some(keeper) = Keeper::new(&args.cni, Arc::clone(&state.cni))? {
+        beside.spawn(keeper.keep());
+    }
+    Ok(())
 }
 
 /// Where drafts of Kubernetes Events go, if any are wanted; a task `beside` posts them.
@@ -154,24 +183,28 @@ fn events(args: &RunArgs, flows: &Flows, beside: &mut JoinSet<()>) -> Option<mps
 /// What stands between the controller and the engine: pauses, by the control socket or the Node's annotation.
 struct Control {
     pause: Pause<Engine>,
+    engine: Arc<Engine>,
     source: watch::Receiver<Arc<SourceState>>,
     flows: Arc<Flows>,
     stop: Notify,
 }
 
 impl Control {
-    /// Hands over what the Node's annotation says now.
-    fn read_annotation(&self) {
+    /// Hands over what the Node says now: whether it is paused, where its pods have their addresses.
+    fn read_node(&self) {
         let state = Arc::clone(&self.source.borrow());
         let node = state.own_node.as_ref();
+        if let Some(node) = node {
+            self.engine.node_ranges(&node.pod_ranges);
+        }
         self.pause.annotation(node.and_then(|node| node.paused_until.as_deref()));
     }
 
     /// Hands it over whenever it may have changed.
-    async fn follow_annotation(&self) {
+    async fn follow_node(&self) {
         let mut source = self.source.clone();
         while source.changed().await.is_ok() {
-            self.read_annotation();
+            self.read_node();
         }
         std::future::pending().await
     }
@@ -180,7 +213,7 @@ impl Control {
 impl Enforce for Control {
     fn enforce(&self, effective: Arc<Effective>, batch: Batch) {
         // Before the policy it was published with: a node that is paused starts paused.
-        self.read_annotation();
+        self.read_node();
         self.pause.enforce(effective, batch);
     }
 }
@@ -219,7 +252,7 @@ async fn follow<S: Source>(
 ) {
     let name = tokio::select! {
         () = controller.run(gone) => "nothing",
-        () = control.follow_annotation() => "nothing",
+        () = control.follow_node() => "nothing",
         () = control.pause.follow() => "nothing",
         () = control.stop.notified() => "a command to stop",
         _ = terminate.recv() => "SIGTERM",

@@ -121,8 +121,8 @@ fn directory(dir: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Contro
     move |source| ControlError::Directory { dir: dir.to_owned(), what, source }
 }
 
-/// The run directory, ours alone.
-fn prepare(dir: &Path) -> Result<(), ControlError> {
+/// A directory, ours alone.
+pub(crate) fn prepare(dir: &Path) -> Result<(), ControlError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(directory(dir, "cannot be made"))?;
     let metadata = fs::metadata(dir).map_err(directory(dir, "cannot be read"))?;
     let own = Uid::effective();

@@ -8,6 +8,7 @@ mod cleanup;
 mod counting;
 mod gone;
 mod lookout;
+mod ranges;
 mod reconcile;
 mod status;
 mod sweep;
@@ -25,8 +26,10 @@ use flatfell_rules::compile::{CounterMeaning, FlowLog, Meanings, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::mark::ID_MAX;
 use flatfell_rules::ruleset::{CounterValue, Family, Name, TableId};
+use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::batch::Batch;
 use crate::kernel::{CommitError, Kernel};
@@ -51,6 +54,10 @@ pub struct EngineConfig {
     pub cut_established: bool,
     /// The bridges that carry pods; none: found by the pods' addresses.
     pub pod_bridges: Vec<String>,
+    /// Whether addresses of the node's pod ranges are closed that are no known pod's.
+    pub close_unknown: bool,
+    /// The node's pod ranges; none: what [`Engine::node_ranges`] is told and the pod bridges have.
+    pub pod_cidrs: Vec<IpNetwork>,
     /// Where the rules log denials.
     pub flow_log: Option<FlowLog>,
     /// How long a counter is kept whose rule or pod is gone.
@@ -67,6 +74,8 @@ impl Default for EngineConfig {
             own_node_egress: true,
             cut_established: true,
             pod_bridges: Vec::new(),
+            close_unknown: true,
+            pod_cidrs: Vec::new(),
             flow_log: None,
             counter_grace: Duration::from_secs(15 * 60),
             rule_ids: ID_MAX,
@@ -120,6 +129,7 @@ impl CounterSnapshot {
 /// What the engine's thread is asked.
 enum Command {
     Enforce(Arc<Effective>, Batch),
+    NodeRanges(Vec<IpNetwork>),
     TakeOver,
     Stop,
 }
@@ -128,11 +138,13 @@ enum Command {
 struct Published {
     status: Mutex<Arc<EngineStatus>>,
     changed: Condvar,
+    /// The same bell for those who do not block.
+    rung: watch::Sender<()>,
 }
 
 impl Published {
     fn new(status: EngineStatus) -> Self {
-        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new() }
+        Self { status: Mutex::new(Arc::new(status)), changed: Condvar::new(), rung: watch::Sender::default() }
     }
 
     fn read(&self) -> MutexGuard<'_, Arc<EngineStatus>> {
@@ -142,6 +154,7 @@ impl Published {
     fn publish(&self, status: EngineStatus) {
         *self.read() = Arc::new(status);
         self.changed.notify_all();
+        self.rung.send_replace(());
     }
 }
 
@@ -152,6 +165,7 @@ pub struct Engine {
     wake: Arc<EventFd>,
     status: Arc<Published>,
     submitted: Mutex<Option<Arc<Effective>>>,
+    told_ranges: Mutex<Vec<IpNetwork>>,
     gone: Mutex<Option<UnboundedReceiver<IpAddr>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -184,6 +198,7 @@ impl Engine {
             wake,
             status,
             submitted: Mutex::new(None),
+            told_ranges: Mutex::default(),
             gone: Mutex::new(Some(gone)),
             thread: Mutex::new(Some(thread)),
         })
@@ -198,6 +213,15 @@ impl Engine {
     pub fn submit_batch(&self, effective: Arc<Effective>, batch: Batch) {
         *self.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&effective));
         self.send(Command::Enforce(effective, batch));
+    }
+
+    /// Where the node's pods have their addresses, as its Node says.
+    pub fn node_ranges(&self, ranges: &[IpNetwork]) {
+        let mut told = self.told_ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != ranges {
+            *told = ranges.to_vec();
+            self.send(Command::NodeRanges(ranges.to_vec()));
+        }
     }
 
     /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.
@@ -217,6 +241,11 @@ impl Engine {
         self.wait(within, |status| {
             status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
         })
+    }
+
+    /// Changes whenever the status may have.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.status.rung.subscribe()
     }
 
     /// Addresses of local pods whose interface was deleted. The first call gets them; a later one gets a closed receiver.

@@ -16,11 +16,14 @@ use flatfell_rules::ids::{Allocator, Ids};
 use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
+use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
 use imbl::OrdMap;
+use ipnetwork::IpNetwork;
 
 use super::counting::{self, Counting};
 use super::gone::{Counters, GoneCounters};
+use super::ranges::Ranges;
 use super::sweep::{Node, Stale, Sweeper};
 use super::upkeep::{Repair, Upkeep};
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
@@ -54,6 +57,7 @@ pub(super) struct Reconciler {
     generation: Generation,
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
+    ranges: Ranges,
     allocator: Allocator,
     ids: Ids,
     gone: GoneCounters,
@@ -76,6 +80,7 @@ enum TurnError {
 
 impl Reconciler {
     pub(super) fn open(config: EngineConfig, counting: Arc<Counting>) -> Result<Self, EngineError> {
+        let ranges = Ranges::new(&config);
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Ids::default(),
@@ -89,6 +94,7 @@ impl Reconciler {
             slot: Slot::A,
             generation: Generation::FIRST,
             switched: Switched::default(),
+            ranges,
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -97,14 +103,19 @@ impl Reconciler {
         })
     }
 
-    /// The bridges that carry pods by configuration.
-    pub(super) fn configured_bridges(&self) -> &[String] {
-        &self.config.pod_bridges
+    /// The bridges that carry pods: by configuration, by the pods' addresses, by where they have them.
+    pub(super) fn pod_bridges(&self, links: &Links, pods: &OrdMap<IpAddr, ObjectName>) -> Vec<PodBridge> {
+        links.pod_bridges(&self.config.pod_bridges, pods, self.ranges.told())
+    }
+
+    /// What is said of where pods have their addresses.
+    pub(super) fn ranges(&mut self) -> &mut Ranges {
+        &mut self.ranges
     }
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
-        let bridges = links.pod_bridges(&self.config.pod_bridges, wanted.local());
+        let bridges = self.pod_bridges(links, wanted.local());
         match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
                 self.refusals = 0;
@@ -170,6 +181,7 @@ impl Reconciler {
         status.not_ready.extend(self.bridge_fault.clone());
         status.not_ready.extend(self.sweep_fault.clone());
         status.warnings.extend(self.counting.fault());
+        status.warnings.extend(self.ranges.warning());
         status.rule_ids = self.rule_ids();
         if self.config.rule_ids > 0 && status.rule_ids.without > 0 {
             status.warnings.push(format!(
@@ -208,7 +220,7 @@ impl Reconciler {
             None => self.read_back(wanted, bridges, links)?,
         };
         self.switched.retain(|bridge| links.is_bridge(bridge));
-        let (v4, v6) = families(wanted.local());
+        let (v4, v6) = families(wanted.local(), self.ranges.told());
         let off: Vec<Off<'_>> = bridges.iter().filter_map(|bridge| Off::of(bridge, v4, v6)).collect();
         off.iter().for_each(|off| self.status.upkeep.see_off(&off.bridge.name, off.v4, off.v6));
         let have = self.remember(have, &off)?;
@@ -285,7 +297,7 @@ impl Reconciler {
         }
         if let Some(stale) = stale {
             std::thread::sleep(REST_AFTER_BUMP);
-            self.sweep(wanted, links, stale);
+            self.sweep(wanted, (bridges, links), stale);
         }
         Ok(())
     }
@@ -355,13 +367,15 @@ impl Reconciler {
         Ok(())
     }
 
-    fn sweep(&mut self, wanted: &Effective, links: &Links, stale: Stale) {
+    fn sweep(&mut self, wanted: &Effective, (bridges, links): (&[PodBridge], &Links), stale: Stale) {
         if !self.config.cut_established {
             self.sweep_fault = None;
             return;
         }
+        let ranges = if wanted.lifted { PodRanges::default() } else { self.ranges.find(bridges, links) };
         let node = Node {
             pods: wanted.local(),
+            ranges: &ranges,
             addresses: &links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
         };
@@ -385,6 +399,7 @@ impl Reconciler {
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
             switched: self.switched.clone(),
+            pod_ranges: self.ranges.find(bridges, links),
             own_node_egress: self.config.own_node_egress,
             counts: self.config.rule_ids > 0,
             flow_log: self.config.flow_log,
@@ -431,11 +446,12 @@ fn unlike(mark: u32) -> Generation {
     generations.find(fits).unwrap_or(Generation::FIRST)
 }
 
-/// The families, IPv4 and IPv6, whose bridged packets must reach policy. Every pod speaks link-local IPv6, also where
-/// the cluster has IPv4 only.
-pub(super) fn families(pods: &OrdMap<IpAddr, ObjectName>) -> (bool, bool) {
+/// The families, IPv4 and IPv6, whose bridged packets must reach policy: those of the pods, and of the ranges they will be in.
+/// Every pod speaks link-local IPv6, also where the cluster has IPv4 only.
+pub(super) fn families(pods: &OrdMap<IpAddr, ObjectName>, ranges: &[IpNetwork]) -> (bool, bool) {
     // IPv4 addresses stand first.
-    (pods.get_min().is_some_and(|(address, _)| address.is_ipv4()), !pods.is_empty())
+    let v4 = pods.get_min().is_some_and(|(address, _)| address.is_ipv4()) || ranges.iter().any(IpNetwork::is_ipv4);
+    (v4, !pods.is_empty() || !ranges.is_empty())
 }
 
 /// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.

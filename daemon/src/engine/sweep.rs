@@ -13,6 +13,7 @@ use flatfell_rules::judge::{Flow, Judge, Judgement};
 use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation, allowed_mark};
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
+use flatfell_rules::ranges::PodRanges;
 use imbl::OrdMap;
 
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
@@ -39,6 +40,8 @@ pub(super) enum SweepError {
 pub(super) struct Node<'a> {
     /// The addresses of local pods: other flows are nobody's business here.
     pub(super) pods: &'a OrdMap<IpAddr, ObjectName>,
+    /// Where an address must be a known pod's.
+    pub(super) ranges: &'a PodRanges,
     /// The node's own addresses.
     pub(super) addresses: &'a BTreeSet<IpAddr>,
     /// Whether pods are held to their egress rules towards their own node.
@@ -83,11 +86,16 @@ impl Sweeper {
         if matches!(stale, Stale::Generation(_)) {
             flows.retain(|flow| flow.mark & GENERATION_MASK != current.mark());
         }
-        let mut marks =
-            Marks { judge: Judge::new(effective, node.own_node_egress), ids, current, known: HashMap::new() };
+        let mut marks = Marks {
+            judge: Judge::new(effective, node.own_node_egress).within(node.ranges),
+            ids,
+            current,
+            known: HashMap::new(),
+        };
         let (mut denied, mut others) = (Vec::new(), Vec::new());
         for flow in &flows {
-            let local = [flow.orig.src, flow.reply.src].iter().any(|end| node.pods.contains_key(end));
+            let of_pod = |end: &IpAddr| node.pods.contains_key(end) || node.ranges.holds(*end);
+            let local = [flow.orig.src, flow.reply.src].iter().any(of_pod);
             let mark = if local { marks.of(&flow_of(flow, node)) } else { Wanted::Nobodys };
             match mark {
                 Wanted::Denied => denied.push(flow.key()),
@@ -129,7 +137,7 @@ impl<'a> Marks<'a> {
             return Wanted::Nobodys;
         }
         match self.judge.judge(flow) {
-            Judgement::Denied { .. } => Wanted::Denied,
+            Judgement::Denied { .. } | Judgement::Unknown => Wanted::Denied,
             Judgement::Allowed { egress, ingress } => {
                 let ids = self.id(Direction::Egress, egress) | self.id(Direction::Ingress, ingress);
                 Wanted::Allowed(allowed_mark(self.current, ids))

@@ -171,6 +171,10 @@ impl Worker {
                     self.reconciler.upkeep().wait(&self.waiting);
                     self.due = Some(Instant::now());
                 }
+                Ok(Command::NodeRanges(ranges)) => {
+                    self.reconciler.ranges().tell(ranges);
+                    self.due = self.wanted.as_ref().map(|_| Instant::now());
+                }
                 Ok(Command::TakeOver) => {
                     self.reconciler.take_over();
                     self.due = Some(Instant::now());
@@ -214,8 +218,8 @@ impl Worker {
     /// Asks for a look at ways round us; whether it was taken.
     fn look(&mut self) -> bool {
         let addresses = self.wanted.as_deref().map(|wanted| wanted.local().clone()).unwrap_or_default();
-        let (v4, v6) = families(&addresses);
-        let pod_bridges = self.links.pod_bridges(self.reconciler.configured_bridges(), &addresses);
+        let pod_bridges = self.reconciler.pod_bridges(&self.links, &addresses);
+        let (v4, v6) = families(&addresses, self.reconciler.ranges().told());
         self.reconciler.upkeep().see_bridges(&pod_bridges);
         self.lookout.look(Known { pod_bridges, ipvs: self.links.exists(IPVS_INTERFACE), v4, v6 })
     }

@@ -186,12 +186,19 @@ impl Links {
     }
 
     /// The bridges that carry pods: those configured, or, when none is, those with an address whose prefix holds the
-    /// address of a local pod.
-    pub fn pod_bridges(&self, configured: &[String], pods: &OrdMap<IpAddr, ObjectName>) -> Vec<PodBridge> {
+    /// address of a local pod or shares addresses with a range that pods will be in.
+    pub fn pod_bridges(
+        &self,
+        configured: &[String],
+        pods: &OrdMap<IpAddr, ObjectName>,
+        ranges: &[IpNetwork],
+    ) -> Vec<PodBridge> {
+        let of_pods = |prefix: IpNetwork| {
+            pods.range(prefix.network()..=prefix.broadcast()).next().is_some()
+                || ranges.iter().any(|range| overlap(range, &prefix))
+        };
         let carries = |index: &u32, link: &Link| match configured {
-            [] => {
-                self.prefixes(*index).any(|prefix| pods.range(prefix.network()..=prefix.broadcast()).next().is_some())
-            }
+            [] => self.prefixes(*index).any(of_pods),
             names => names.contains(&link.name),
         };
         let bridge = |(index, link): (&u32, &Link)| {
@@ -205,6 +212,22 @@ impl Links {
             })
         };
         self.state.links.iter().filter_map(bridge).collect()
+    }
+
+    /// The prefixes that these bridges have addresses of, beside link-local ones.
+    pub fn prefixes_of(&self, bridges: &[PodBridge]) -> impl Iterator<Item = IpNetwork> {
+        let all = bridges.iter().flat_map(|bridge| self.prefixes(bridge.index));
+        all.filter(|prefix| match prefix {
+            IpNetwork::V4(v4) => !v4.ip().is_link_local(),
+            IpNetwork::V6(v6) => !v6.ip().is_unicast_link_local(),
+        })
+    }
+
+    /// The broadcast addresses of the networks this node is in.
+    pub fn broadcasts(&self) -> impl Iterator<Item = IpAddr> {
+        // Two addresses leave no room for one (RFC 3021).
+        let with_broadcast = |prefix: &IpNetwork| prefix.is_ipv4() && prefix.prefix() < 31;
+        self.state.addresses.iter().map(|assigned| assigned.prefix).filter(with_broadcast).map(|it| it.broadcast())
     }
 
     fn prefixes(&self, index: u32) -> impl Iterator<Item = IpNetwork> {
@@ -271,6 +294,11 @@ impl AsFd for Links {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
+}
+
+/// Whether two prefixes share addresses.
+pub fn overlap(one: &IpNetwork, other: &IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
 }
 
 fn take_in(state: &mut State, behind: &mut Behind, messages: Messages<'_>) -> Result<LinkChange, LinkError> {

@@ -45,27 +45,27 @@ fn bridge_with_ports() {
 fn bridges_are_found_by_name_or_by_their_pods() {
     in_namespace(|| {
         let mut links = Links::open().expect("opened before there is anything");
-        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"])).is_empty());
+        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]).is_empty());
         bridge_with_ports();
         links.process().expect("events");
         let fresh = Links::open().expect("dumped");
         for links in [&links, &fresh] {
-            let found = links.pod_bridges(&[], &pods(&["10.244.1.5"]));
+            let found = links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]);
             assert_eq!(found.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["cni0"]);
-            assert_eq!(links.pod_bridges(&[], &pods(&["fd00:1::7"])), found);
+            assert_eq!(links.pod_bridges(&[], &pods(&["fd00:1::7"]), &[]), found);
             assert_eq!(links.ports(&found), BTreeSet::from(["vetha".to_owned()]));
-            assert!(links.pod_bridges(&[], &pods(&["10.244.2.5"])).is_empty());
-            assert_eq!(links.pod_bridges(&["docker0".to_owned()], &pods(&["10.244.1.5"]))[0].name, "docker0");
-            assert!(links.pod_bridges(&["vetha".to_owned()], &OrdMap::new()).is_empty(), "a veth is no bridge");
+            assert!(links.pod_bridges(&[], &pods(&["10.244.2.5"]), &[]).is_empty());
+            assert_eq!(links.pod_bridges(&["docker0".to_owned()], &pods(&["10.244.1.5"]), &[])[0].name, "docker0");
+            assert!(links.pod_bridges(&["vetha".to_owned()], &OrdMap::new(), &[]).is_empty(), "a veth is no bridge");
             assert!(links.node_addresses().is_superset(&set(&["10.244.1.1", "fd00:1::1", "172.17.0.1"])));
         }
         ip("address del 10.244.1.1/24 dev cni0");
         ip("link set vetha nomaster");
         let change = links.process().expect("events");
         assert!(change.links && change.addresses, "{change:?}");
-        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"])).is_empty());
+        assert!(links.pod_bridges(&[], &pods(&["10.244.1.5"]), &[]).is_empty());
         assert!(!links.node_addresses().contains(&"10.244.1.1".parse().expect("an address")));
-        let cni0 = links.pod_bridges(&["cni0".to_owned()], &OrdMap::new());
+        let cni0 = links.pod_bridges(&["cni0".to_owned()], &OrdMap::new(), &[]);
         assert!(links.ports(&cni0).is_empty() && links.exists("vetha"));
         assert!(!links.process().expect("nothing waits").any());
     });
@@ -76,7 +76,7 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
     in_namespace(|| {
         bridge_with_ports();
         let mut links = Links::open().expect("dumped");
-        let cni0 = |links: &Links| links.pod_bridges(&["cni0".to_owned()], &OrdMap::new()).remove(0);
+        let cni0 = |links: &Links| links.pod_bridges(&["cni0".to_owned()], &OrdMap::new(), &[]).remove(0);
         let flags = |bridge: PodBridge| (bridge.nf_call_iptables, bridge.nf_call_ip6tables);
         let bridge = cni0(&links);
         assert_eq!(flags(bridge.clone()), (false, false));
@@ -86,7 +86,7 @@ fn flags_are_switched_on_and_seen_when_others_switch_them_off() {
         links.set_nf_call(&bridge, None, Some(true)).expect("root may");
         links.process().expect("events");
         assert_eq!(flags(cni0(&links)), (true, true));
-        assert_eq!(flags(links.pod_bridges(&["docker0".to_owned()], &OrdMap::new()).remove(0)), (false, false));
+        assert_eq!(flags(links.pod_bridges(&["docker0".to_owned()], &OrdMap::new(), &[]).remove(0)), (false, false));
         ip("link set cni0 type bridge nf_call_iptables 0");
         assert!(links.process().expect("events").links);
         assert_eq!(flags(cni0(&links)), (false, true));

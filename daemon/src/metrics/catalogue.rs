@@ -184,6 +184,10 @@ families! {
         "Denied and audited packets without a record";
     FLOW_EVENTS = Counter "flatfell_flow_events" ["result"]
         "Kubernetes Events about denials";
+    CNI_REQUESTS = Counter "flatfell_cni_requests" ["command", "outcome"]
+        "Requests of the CNI plugin";
+    CNI_CONFLIST_INSERTIONS = Counter "flatfell_cni_conflist_insertions" []
+        "Times that the CNI plugin was put into its chain, where others had written it";
     BUILD_INFO = Gauge "flatfell_build_info" ["version"]
         "The version that runs";
     PROCESS_CPU = Counter "process_cpu_seconds" []

@@ -18,6 +18,7 @@ use super::catalogue::{self as all, Family, Kind};
 use super::process::{Conntrack, Process};
 use super::series::Size;
 use crate::cluster::WatchState;
+use crate::cni::Numbers;
 use crate::engine::{EngineStatus, Programmed, RuleIds};
 use crate::flows::FlowNumbers;
 use crate::histogram::Histogram;
@@ -49,6 +50,10 @@ pub struct Own {
     pub unprotected: Option<Duration>,
     /// The flow log.
     pub flows: FlowNumbers,
+    /// What the kernel holds.
+    pub programmed: Programmed,
+    /// The CNI plugin.
+    pub cni: Numbers,
     /// The counters.
     pub reading: Reading,
     /// The series of rules and pods.
@@ -167,6 +172,7 @@ impl Collector for Own {
         self.kernel(&mut out)?;
         self.watches(&mut out)?;
         self.flows(&mut out)?;
+        self.cni(&mut out)?;
         self.process(&mut out)
     }
 }
@@ -265,10 +271,7 @@ impl Own {
         out.many(&all::REPAIRS, upkeep.repairs.iter().map(|(kind, count)| (word(kind.word()), *count)))?;
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
-        out.many(
-            &all::PROGRAMMED_OBJECTS,
-            Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)),
-        )?;
+        out.many(&all::PROGRAMMED_OBJECTS, self.programmed.by_kind().map(|(kind, count)| (word(kind), count)))?;
         out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
         out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }
@@ -296,6 +299,13 @@ impl Own {
         out.many(&all::FLOW_LOG_RECORDS, series(&self.flows.records))?;
         out.many(&all::FLOW_LOG_LOST, series(&self.flows.lost))?;
         out.many(&all::FLOW_EVENTS, series(&self.flows.events))
+    }
+
+    fn cni(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let requests = self.cni.requests.iter();
+        let series = requests.map(|((command, outcome), count)| ([command.to_string(), outcome.to_string()], *count));
+        out.many(&all::CNI_REQUESTS, series)?;
+        out.one(&all::CNI_CONFLIST_INSERTIONS, self.cni.insertions)
     }
 
     fn process(&self, out: &mut Out<'_, '_>) -> fmt::Result {

@@ -55,6 +55,7 @@ async fn the_start_up_taint_goes_when_policy_is_in_force_and_no_other() {
         metrics: Arc::default(),
         unprotected: Arc::default(),
         flows: Arc::default(),
+        cni: Arc::default(),
     };
     let key = Some("flatfell.io/not-ready".to_owned());
     let task = tokio::spawn(flatfell::cluster::arrive(state.clone(), false, daemon.access.clone(), key));

@@ -31,7 +31,7 @@ pub mod proxy;
 pub mod server;
 
 pub use api::Api;
-pub use network::{Backend, Flannel, HostPort};
+pub use network::{Backend, Flannel, HostPort, Runtime};
 pub use parts::Process;
 pub use proxy::ProxyMode;
 pub use server::{ApiServer, Etcd};
@@ -255,6 +255,46 @@ impl Cluster {
         self.api().put(&objects::namespace(namespace))?;
         self.api().put(&objects::pod(namespace, name, labels, node, &self.config.families.of(pod)))?;
         Ok(pod)
+    }
+
+    /// Starts a pod as a kubelet does: its object first, without an address, then the plugins of its node's conflist. The API shows
+    /// its addresses after [`Self::show_pod`].
+    pub fn start_pod(
+        &mut self,
+        (namespace, name): (&str, &str),
+        labels: Value,
+        pod: Place,
+        runtime: Runtime<'_>,
+    ) -> Result<(), ClusterError> {
+        let Place::Pod { node, slot } = pod else { return Err(LabError::NoSuchPlace(pod).into()) };
+        self.api().put(&objects::namespace(namespace))?;
+        let mut object = objects::pod(namespace, name, labels, node, &[]);
+        object["status"] = serde_json::json!({"phase": "Pending"});
+        let written = self.api().put(&object)?;
+        let uid = written["metadata"]["uid"].as_str().unwrap_or_default();
+        let arguments = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+        self.lab.add_space(node, slot)?;
+        network::run(&self.lab, pod, &self.node_directory(node), runtime, ("ADD", &arguments))
+    }
+
+    /// Writes a started pod's addresses.
+    pub fn show_pod(&self, (namespace, name): (&str, &str), labels: Value, pod: Place) -> Result<(), ClusterError> {
+        let node = pod.node().ok_or(LabError::NoSuchPlace(pod))?;
+        let addresses = self.config.families.of(pod);
+        self.api().put(&objects::pod(namespace, name, labels, node, &addresses)).map(|_| ())
+    }
+
+    /// Ends a started pod: its plugins, its object, its namespace.
+    pub fn end_pod(
+        &mut self,
+        (namespace, name): (&str, &str),
+        pod: Place,
+        runtime: Runtime<'_>,
+    ) -> Result<(), ClusterError> {
+        let node = pod.node().ok_or(LabError::NoSuchPlace(pod))?;
+        network::run(&self.lab, pod, &self.node_directory(node), runtime, ("DEL", ""))?;
+        self.api().delete(&objects::pod(namespace, name, Value::Null, node, &[]))?;
+        Ok(self.lab.remove_space(pod)?)
     }
 
     /// Deletes a pod's object, then its link and namespace.

@@ -120,12 +120,59 @@ pub(super) fn detach(lab: &Lab, pod: Place, directory: &Path) -> Result<(), Clus
     Ok(())
 }
 
+/// A node's list of chained plugins, as a container runtime reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime<'a> {
+    /// The conflist.
+    pub conflist: &'a Path,
+    /// Where plugins are that are none of the fixture's.
+    pub plugins: &'a Path,
+}
+
+/// Runs the plugins of a conflist for a pod: in order for ADD, backwards for DEL. Flannel's own is played by what it delegates to.
+pub(super) fn run(
+    lab: &Lab,
+    pod: Place,
+    directory: &Path,
+    runtime: Runtime<'_>,
+    (command, arguments): (&str, &str),
+) -> Result<(), ClusterError> {
+    let mut chain = Chain::read(lab, pod, directory, &[])?;
+    chain.arguments = arguments.to_owned();
+    chain.plugins = Some(runtime.plugins);
+    let text = fs::read_to_string(runtime.conflist).map_err(failed("a conflist"))?;
+    let conflist: Value = serde_json::from_str(&text).map_err(|error| failed("a conflist")(error.into()))?;
+    let mut plugins = conflist["plugins"].as_array().cloned().unwrap_or_default();
+    if command == "DEL" {
+        plugins.reverse();
+    }
+    let mut previous = Value::Null;
+    for plugin in plugins {
+        let mut configuration = match plugin["type"].as_str() {
+            Some("flannel") => chain.bridge.clone(),
+            Some("portmap") => chain.portmap.clone(),
+            _ => plugin,
+        };
+        configuration["cniVersion"] = json!(CNI_VERSION);
+        configuration["name"] = conflist["name"].clone();
+        if !previous.is_null() {
+            configuration["prevResult"] = previous.clone();
+        }
+        let result = chain.call(command, &configuration)?;
+        previous = if command == "ADD" { result } else { Value::Null };
+    }
+    Ok(())
+}
+
 /// The plugins' configurations for one pod, and where they run.
 struct Chain<'a> {
     node: &'a Netns,
     pod: &'a Netns,
     bridge: Value,
     portmap: Value,
+    /// CNI_ARGS.
+    arguments: String,
+    plugins: Option<&'a Path>,
 }
 
 impl<'a> Chain<'a> {
@@ -140,19 +187,28 @@ impl<'a> Chain<'a> {
             .collect();
         let portmap = json!({"cniVersion": CNI_VERSION, "name": NAME, "type": "portmap",
             "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": mappings}});
-        Ok(Self { node: lab.netns(node)?, pod: lab.netns(pod)?, bridge: delegate(&subnet, pod, directory), portmap })
+        Ok(Self {
+            node: lab.netns(node)?,
+            pod: lab.netns(pod)?,
+            bridge: delegate(&subnet, pod, directory),
+            portmap,
+            arguments: String::new(),
+            plugins: None,
+        })
     }
 
     /// Calls a plugin inside the node's namespace; gives its result.
     fn call(&self, command: &str, configuration: &Value) -> Result<Value, ClusterError> {
         let plugin = configuration["type"].as_str().unwrap_or_default();
-        let mut process = Command::new(parts::path(plugin)?);
+        let other = self.plugins.map(|directory| directory.join(plugin)).filter(|path| path.is_file());
+        let mut process = Command::new(other.map_or_else(|| parts::path(plugin), Ok)?);
         process
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", self.pod.name())
             .env("CNI_NETNS", format!("/run/netns/{}", self.pod.name()))
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", parts::directory())
+            .env("CNI_ARGS", &self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

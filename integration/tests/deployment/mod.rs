@@ -14,13 +14,14 @@ use flatfell::manifests::yaml;
 use serde_json::Value;
 
 /// Overlays of kustomize and values files of the chart that mean the same; `base` has no values file.
-pub const VARIANTS: [&str; 12] = [
+pub const VARIANTS: [&str; 13] = [
     "base",
     "kubeadm-flannel",
     "flannel-nftables",
     "k3s",
     "talos",
     "startup-taint",
+    "cni",
     "events",
     "metrics",
     "pod-monitor",

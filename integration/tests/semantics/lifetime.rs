@@ -33,7 +33,9 @@ fn with_metadata(pod: &str, more: &str) -> String {
 #[test]
 fn pod_lifetime() {
     let rest = [namespaces(), pod("a/db", DB, "app: db"), pod("a/other", OTHER, "app: other")].concat();
-    let mut scene = Scene::new(5, &[rest.clone(), in_phase("Running")].concat());
+    // The last pod here is one that the API never shows.
+    let cluster = [rest.clone(), in_phase("Running")].concat();
+    let mut scene = Scene::with(5, &cluster, &["--unknown-pods=allow"]);
     scene.policies(&db_from_web());
     let not_ready =
         in_phase("Running").replacen("status: {", "status: {conditions: [{type: Ready, status: \"False\"}], ", 1);
@@ -156,8 +158,10 @@ fn a_namespace_that_is_going() {
     let going = with_metadata(&namespace("a", "team: a"), "deletionTimestamp: \"2026-01-01T00:00:00Z\"");
     let pods = pod("a/db", DB, "app: db");
     let deny = [policy("a/p", "podSelector: {}")];
-    for (flags, kept) in [(&[][..], true), (&["--terminating=forget"], false)] {
-        let mut scene = Scene::with(5, &[namespace("a", "team: a"), pods.clone()].concat(), flags);
+    for (terminating, kept) in [("keep", true), ("forget", false)] {
+        // The client is no pod of the API.
+        let flags = [&format!("--terminating={terminating}"), "--unknown-pods=allow"];
+        let mut scene = Scene::with(5, &[namespace("a", "team: a"), pods.clone()].concat(), &flags);
         scene.policies(&deny);
         scene.policies(&[]);
         scene.expect("deleted from a namespace that stays", &[yes(tcp(WEB, DB, 80))]);

@@ -18,7 +18,7 @@ use super::log;
 use super::part::Part;
 use super::pod::dispatch_map;
 use super::sets::Ip;
-use super::{CounterMeaning, GENERATION_SET, Guard, Layout};
+use super::{CounterMeaning, GENERATION_SET, Guard, Layout, unknown};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
 use crate::ruleset::{
@@ -116,6 +116,7 @@ pub(super) fn add_chains(table: &mut Part, layout: &Layout, closed: bool) {
         add_multicast(table);
     }
     log::add_chains(table, layout.flow_log);
+    unknown::add(table, &layout.pod_ranges);
     let forward = forward(table, layout, closed);
     let input = input(table, layout);
     let output = output(table);
@@ -157,7 +158,7 @@ fn verdict(verdict: Verdict) -> Expr {
 }
 
 /// The counter of a guard.
-fn guard(table: &mut Part, guard: Guard) -> Name {
+pub(super) fn guard(table: &mut Part, guard: Guard) -> Name {
     let word = guard.word();
     table.counter(("guard", word, word), &format!("guard: {word}"), CounterMeaning::Guard(guard))
 }
@@ -261,6 +262,7 @@ fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
     rules.extend(not_first());
     rules.push(from_bridges(if closed { BRIDGED_FORWARD } else { BRIDGED }));
+    rules.extend(HALVES.into_iter().flat_map(|half| unknown::asks(&layout.pod_ranges, half)));
     rules.push(forget());
     rules.extend(dispatch(Direction::Egress));
     rules.extend(dispatch(Direction::Ingress));
@@ -271,9 +273,13 @@ fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
 fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
     rules.push(from_bridges(BRIDGED));
-    // Most of what comes here is the node's own, tunnels of other nodes included: each of their packets is a flow's that nobody judges.
-    rules.push(rule(vec![jump(count::OTHERS)], ""));
     rules.extend(not_first());
+    if layout.own_node_egress {
+        rules.extend(unknown::asks(&layout.pod_ranges, Direction::Egress));
+    }
+    // Most of what comes here is the node's own, tunnels of other nodes included: each of their packets is a flow's that nobody judges.
+    // What is at no known pod has no end in a local one either, so that is asked before.
+    rules.push(rule(vec![jump(count::OTHERS)], ""));
     if layout.own_node_egress {
         rules.push(forget());
         rules.extend(dispatch(Direction::Egress));

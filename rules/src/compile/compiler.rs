@@ -17,6 +17,7 @@ use super::{Compiled, Layout, Pending, base, pod};
 use crate::effective::{Effective, EffectivePod};
 use crate::ids::Claims;
 use crate::object::ObjectName;
+use crate::ranges::PodRanges;
 use crate::ruleset::Ruleset;
 
 /// Compiles one state of policy after the other.
@@ -89,6 +90,9 @@ impl Compiler {
 
     /// The ruleset of what was taken in last.
     pub fn compile(&mut self, layout: &Layout) -> Compiled {
+        if self.effective.lifted && !layout.pod_ranges.is_empty() {
+            return self.compile(&Layout { pod_ranges: PodRanges::default(), ..layout.clone() });
+        }
         self.shared.allows.number(&layout.ids, &mut self.pending);
         let closed = self.closed > 0;
         let fixed = match self.fixed.take() {

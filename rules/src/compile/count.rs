@@ -14,7 +14,7 @@ use crate::policy::Direction;
 use crate::ruleset::{Chain, Datum, Expr, Field, KeyType, Name, Rule, SetKind, Value, Verdict};
 
 /// The chain that counts a packet by the ids of its flow.
-pub(super) const COUNT: &str = "count";
+pub(super) const COUNT: &str = "count-packet";
 
 /// The chain that counts a connection by the ids of its flow.
 pub(super) const BEGIN: &str = "begin";

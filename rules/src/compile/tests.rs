@@ -43,7 +43,13 @@ fn rule(index: usize, tier: Tier, action: Action, port: u16) -> EffectiveRule {
 }
 
 fn sent(effective: &Effective, port: u16, flow: Flow) -> Trace {
-    let packet = Packet {
+    let packet = Packet { flow: Some(flow), ..packet(port) };
+    trace(&compile(effective, &Layout { flow_log: Some(LOG), ..Layout::default() }).ruleset, &packet)
+}
+
+/// From the peer to the pod.
+fn packet(port: u16) -> Packet {
+    Packet {
         family: Family::Inet,
         hook: Hook::Forward,
         iif: Some("flannel.1".to_owned()),
@@ -54,9 +60,8 @@ fn sent(effective: &Effective, port: u16, flow: Flow) -> Trace {
         hop_limit: 0,
         icmpv6_type: None,
         address_type: 1,
-        flow: Some(flow),
-    };
-    trace(&compile(effective, &Layout { flow_log: Some(LOG), ..Layout::default() }).ruleset, &packet)
+        flow: None,
+    }
 }
 
 fn opening(mark: u32) -> Flow {
@@ -165,6 +170,28 @@ fn a_packet_is_sent_to_the_log_or_counted_as_beyond_its_rate() {
     assert!(!table.chains.values().any(logs) && !plain.counters.contains_key(&Logged::Sent.counter()));
 }
 
+/// A flow that was let through while its pod was known is no way in for whoever has the address next.
+#[test]
+fn what_is_not_known_stops_both_ways_and_a_pause_lets_it_pass() {
+    let ranges = PodRanges::new(&["10.244.1.0/24".parse().expect("a prefix")], []);
+    let layout = Layout { pod_ranges: ranges, ..Layout::default() };
+    let at = |effective: &Effective, flow: Flow| {
+        let ruleset = compile(effective, &layout).ruleset;
+        let packet = Packet { flow: Some(flow), ..packet(1) };
+        trace(&ruleset, &packet)
+    };
+    let nobody = Effective::default();
+    let closed = at(&nobody, opening(OTHERS_BITS));
+    assert!(!closed.passed && closed.counters.iter().any(|name| name.contains("unknown-pod")), "{closed:?}");
+    let mark = closed.mark.expect("a flow");
+    assert_eq!(mark & GENERATION_MASK, DENIED_MARK);
+    assert!(!at(&nobody, Flow { direction: CtDirection::Reply, related: false, mark }).passed);
+    assert!(at(&isolated(Fallback::Open, Vec::new()), opening(0)).passed, "known");
+    let mut paused = nobody;
+    paused.lifted = true;
+    assert!(at(&paused, opening(0)).passed);
+}
+
 #[test]
 fn base_chains_stand_between_conntrack_and_iptables() {
     let ruleset = compile(&Effective::default(), &Layout::default()).ruleset;
@@ -186,8 +213,15 @@ fn an_identity_reads_as_all_that_it_is() {
 fn names_that_others_read_stay() {
     assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-2a", "flatfell-2b"]);
     assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
-    let guards = [Guard::RouterAdvertisement, Guard::LinkLocal, Guard::Multicast, Guard::Frame, Guard::DeniedReply];
-    let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply"];
+    let guards = [
+        Guard::RouterAdvertisement,
+        Guard::LinkLocal,
+        Guard::Multicast,
+        Guard::Frame,
+        Guard::DeniedReply,
+        Guard::UnknownPod,
+    ];
+    let words = ["router-advertisement", "link-local", "multicast", "frame", "denied-reply", "unknown-pod"];
     assert_eq!(guards.map(Guard::word), words);
     assert_eq!([80..=80, 8000..=9000].map(|range| sets::port_range(&range)), ["80", "8000-9000"]);
 }

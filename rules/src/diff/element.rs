@@ -3,7 +3,7 @@
 //! In: a table as it is and as it shall be. Out: elements by set. What always holds: elements are added in the
 //! switch and removed behind it, so that no packet misses both the old and the new place of an address; those that
 //! stand in the way of the switch (another datum for the same key, an interval that overlaps or touches a new one, a map whose
-//! union would nest too deep) or that a new rule would still find go at its beginning.
+//! union would nest too deep) that a new rule would still find, or that alone keep packets from being dropped (who is known) go at its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +32,18 @@ pub struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    /// From one table to the other.
-    pub fn between(have: &Table, want: &'a Table, differences: &Differences<'_, 'a>) -> Self {
+    /// From one table to the other; `spares`: whether a set does nothing but spare packets a drop.
+    pub fn between(
+        have: &Table,
+        want: &'a Table,
+        differences: &Differences<'_, 'a>,
+        spares: impl Fn(&Name) -> bool,
+    ) -> Self {
         let mut changes = Self::default();
         let asked = asked_anew(differences);
         for (name, current, wanted) in &differences.sets.changed {
-            changes.set(name, current, wanted, asked.contains(*name));
+            let at_once = asked.contains(*name) || (wanted.kind == SetKind::Set && spares(name));
+            changes.set(name, current, wanted, at_once);
         }
         if !nesting::fits(have, want, &changes.late, differences) {
             changes.remove_map_elements_early(want);
@@ -45,12 +51,13 @@ impl<'a> Changes<'a> {
         changes
     }
 
-    /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch: neither the old
-    /// policy nor the new one lets that rule see them.
-    fn set(&mut self, name: &'a Name, have: &Set, want: &Set, asked_anew: bool) {
+    /// The elements of one set. Where a new rule asks it, all that leaves it goes with the switch (`at_once`): neither the
+    /// old policy nor the new one lets that rule see them. So does who is known no more: its maps' elements stay until it
+    /// is closed.
+    fn set(&mut self, name: &'a Name, have: &Set, want: &Set, at_once: bool) {
         let diff = have.elements.diff(&want.elements);
         let (early, late): (Elements, Elements) =
-            diff.gone.into_iter().partition(|(element, _)| asked_anew || in_the_way(element, &diff.come));
+            diff.gone.into_iter().partition(|(element, _)| at_once || in_the_way(element, &diff.come));
         self.early.insert(name, early);
         self.added.insert(name, diff.come);
         self.late.insert(name, late);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::difference::Differences;
-use crate::ruleset::{Chain, Expr, Name, Ruleset, Table, TableId};
+use crate::ruleset::{Chain, Expr, Name, Rule, Ruleset, Table, TableId, Verdict};
 
 /// A ruleset that the kernel has, or will have.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +99,21 @@ pub(super) fn asks(expr: &Expr) -> Option<&Name> {
         Expr::Lookup { set, .. } | Expr::Vmap { map: set, .. } | Expr::CounterMap { map: set, .. } => Some(set),
         _ => None,
     }
+}
+
+/// Whether a set, which these chains ask, spares packets a drop: its rule leaves a chain whose end drops.
+pub(super) fn spares<'a>(mut asking: impl Iterator<Item = &'a Chain>, set: &Name) -> bool {
+    let drops = |rule: &Rule| match rule.exprs.as_slice() {
+        [Expr::Counter(_), Expr::Verdict(verdict)] | [Expr::Verdict(verdict)] => {
+            matches!(verdict, Verdict::Drop | Verdict::Goto(_))
+        }
+        _ => false,
+    };
+    let leaves = |rule: &Rule| match rule.exprs.as_slice() {
+        [Expr::Lookup { set: asked, .. }, Expr::Verdict(Verdict::Return)] => asked == set,
+        _ => false,
+    };
+    asking.any(|chain| chain.rules.last().is_some_and(drops) && chain.rules.iter().any(leaves))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod held;
 mod nesting;
 mod tighten;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ fn bump(change: &mut Change, bumped: &Ruleset) {
     for (id, table) in &wanted.tables {
         let Some(next) = bumped.tables.get(id) else { continue };
         let differences = Differences::between(table, next);
-        let elements = element::Changes::between(table, next, &differences);
+        let elements = element::Changes::between(table, next, &differences, |_| false);
         change.result.follow(id, next, &differences);
         let mut planner = Planner { id, change };
         for gone in [&elements.early, &elements.late] {
@@ -146,7 +147,9 @@ impl Planner<'_> {
     /// A table that stays.
     fn contents(&mut self, have: &Table, want: &Table, differences: &Differences<'_, '_>) {
         self.objects(Step::Make, differences);
-        let elements = element::Changes::between(have, want, differences);
+        let (result, id) = (&self.change.result, self.id);
+        let elements =
+            element::Changes::between(have, want, differences, |set| held::spares(result.asking(id, set), set));
         self.rules(differences);
         self.push(Step::Switch, element::deleted(&elements.early));
         self.push(Step::Switch, element::added(&elements.added));
@@ -163,7 +166,10 @@ impl Planner<'_> {
             start: CounterValue::default(),
         });
         self.push(step, counters);
-        self.push(step, sets.come.iter().map(|(name, set)| new_set(name, set)));
+        let mut by_use: Vec<_> = sets.come.iter().collect();
+        // The kernel looks for a set in the order they were made, once for each rule that asks one.
+        by_use.sort_by_cached_key(|(name, _)| Reverse(self.change.result.asking(self.id, name).count()));
+        self.push(step, by_use.into_iter().map(|(name, set)| new_set(name, set)));
         self.push(step, chains.iter().map(|(name, chain)| add_chain(name, chain)));
         self.push(step, chains.iter().flat_map(|(name, chain)| rules_of(name, chain)));
         self.push(step, sets.come.iter().flat_map(|(name, set)| element::all(name, set)));

@@ -40,6 +40,8 @@ pub struct Effective {
     pub peers: OrdMap<Arc<PodPeer>, Addresses>,
     /// Address, protocol and number of each destination an egress rule names by port name.
     pub endpoints: OrdMap<Arc<EndpointKey>, OrdSet<Endpoint>>,
+    /// Addresses that are no known pod's pass too: nothing is enforced for a while.
+    pub lifted: bool,
 }
 
 impl Effective {

@@ -27,6 +27,8 @@ pub struct Cluster {
     pub outside: Vec<IpAddr>,
     /// Whether pods may always reach their own node (`--own-node-egress=allow`).
     pub own_node_open: bool,
+    /// Whether local addresses that are no known pod's pass (`--unknown-pods=allow`).
+    pub unknown_open: bool,
 }
 
 impl Cluster {
@@ -38,6 +40,7 @@ impl Cluster {
             nodes: (1..=3).map(Node::lab).collect(),
             outside: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), v6([0x2001, 0xdb8, 0x203, 0, 0x10])],
             own_node_open: false,
+            unknown_open: false,
         }
     }
 

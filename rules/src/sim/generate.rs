@@ -78,7 +78,8 @@ enum Families {
 
 /// A random cluster: 2 to 6 namespaces, 3 to 20 pods on 3 nodes, 2 to 9 policies.
 pub fn cluster(random: &mut Random) -> Cluster {
-    let mut cluster = Cluster { own_node_open: random.percent(8), ..Cluster::empty() };
+    let mut cluster =
+        Cluster { own_node_open: random.percent(8), unknown_open: random.percent(15), ..Cluster::empty() };
     let families = *random.weighted(&[(20, Families::Four), (15, Families::Six), (65, Families::Both)]);
     let namespaces = objects::namespace_names(random);
     for name in &namespaces {

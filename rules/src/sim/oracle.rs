@@ -172,7 +172,7 @@ impl<'a> Reading<'a> {
             Path::Input => self.group_and_link_local(probe).unwrap_or_else(|| self.pod_to_node(probe)),
             Path::Forward { from_pods, to_pods } => {
                 let guard = if from_pods { self.group_and_link_local(probe) } else { None };
-                guard.unwrap_or_else(|| self.forwarded(probe, from_pods, to_pods))
+                guard.unwrap_or_else(|| !self.is_closed(probe) && self.forwarded(probe, from_pods, to_pods))
             }
         }
     }
@@ -185,7 +185,29 @@ impl<'a> Reading<'a> {
     /// "Pod to its own node: judged by the pod's egress rules, like any other destination ... `--own-node-egress=allow`
     /// switches it off."
     fn pod_to_node(&self, probe: &Probe) -> bool {
-        self.cluster.own_node_open || self.end_allows(probe, Direction::Egress) || self.mistaken(Row::PodToNode)
+        let opened = self.cluster.own_node_open;
+        let judged = || self.end_allows(probe, Direction::Egress) || self.mistaken(Row::PodToNode);
+        opened || (!self.is_closed(probe) && judged())
+    }
+
+    /// "New pod: closed until it is known": an end at an address that the node gives to pods, and no pod of the node has it.
+    fn is_closed(&self, probe: &Probe) -> bool {
+        let unknown = match probe.path(self.node) {
+            Path::Forward { from_pods, to_pods } => {
+                (from_pods && self.is_unknown(probe.source)) || (to_pods && self.is_unknown(probe.destination))
+            }
+            Path::Input => !self.cluster.own_node_open && self.is_unknown(probe.source),
+            Path::Output | Path::Elsewhere => false,
+        };
+        unknown && !self.mistaken(Row::UnknownPod)
+    }
+
+    fn is_unknown(&self, address: IpAddr) -> bool {
+        let Some(node) = self.cluster.nodes.iter().find(|node| node.name == self.node) else { return false };
+        let for_pods = node.gateway.iter().any(|gateway| same_range(*gateway, address))
+            && !node.addresses().any(|own| own == address)
+            && !self.is_group(address);
+        for_pods && !self.cluster.unknown_open && self.local_pod(address).is_none()
     }
 
     /// "A connection needs the source's egress AND the destination's ingress"; "a pod can always reach itself".
@@ -250,10 +272,10 @@ impl<'a> Reading<'a> {
             return Some(true);
         }
         if link_local(probe.source) || link_local(probe.destination) {
-            return Some(!self.someone_is_isolated() || self.mistaken(Row::LinkLocal));
+            return Some(!self.is_closed(probe) && (!self.someone_is_isolated() || self.mistaken(Row::LinkLocal)));
         }
         if self.is_group(probe.destination) {
-            return Some(!self.someone_is_isolated() || self.mistaken(Row::Multicast));
+            return Some(!self.is_closed(probe) && (!self.someone_is_isolated() || self.mistaken(Row::Multicast)));
         }
         None
     }
@@ -276,6 +298,15 @@ impl<'a> Reading<'a> {
         };
         let in_range = self.cluster.nodes.iter().flat_map(|node| &node.gateway).any(pod_range);
         four.is_multicast() || four.is_broadcast() || (in_range && four.octets()[3] == 255)
+    }
+}
+
+/// Whether two addresses are of one node's range in the lab's plan: /24 or /64.
+fn same_range(one: IpAddr, other: IpAddr) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => one.octets()[..3] == other.octets()[..3],
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.octets()[..8] == other.octets()[..8],
+        _ => false,
     }
 }
 

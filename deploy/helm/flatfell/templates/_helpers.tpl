@@ -24,6 +24,10 @@ app.kubernetes.io/name: flatfell
 {{- define "flatfell.settings" -}}
 {{- $settings := dict
       "FLATFELL_API_SERVER" .Values.apiServer
+      "FLATFELL_CNI_BIN_DIR" (ternary .Values.cni.binDir "" (and .Values.cni.enabled (ne .Values.cni.binDir "/opt/cni/bin")))
+      "FLATFELL_CNI_CONFLIST" (ternary .Values.cni.conflist "" .Values.cni.enabled)
+      "FLATFELL_CNI_ON_UNAVAILABLE" .Values.cni.onUnavailable
+      "FLATFELL_CNI_TIMEOUT" .Values.cni.timeout
       "FLATFELL_ESTABLISHED" .Values.established
       "FLATFELL_EVENTS" (ternary "true" "" .Values.events)
       "FLATFELL_FLOW_LOG" .Values.flowLog.output
@@ -34,8 +38,10 @@ app.kubernetes.io/name: flatfell
       "FLATFELL_METRICS_SERIES_MAX" (int .Values.metrics.seriesMax)
       "FLATFELL_OWN_NODE_EGRESS" .Values.ownNodeEgress
       "FLATFELL_POD_BRIDGES" (join "," .Values.podBridges)
+      "FLATFELL_POD_CIDRS" (join "," .Values.podCidrs)
       "FLATFELL_STARTUP_TAINT" .Values.startupTaint
-      "FLATFELL_TERMINATING" .Values.terminating }}
+      "FLATFELL_TERMINATING" .Values.terminating
+      "FLATFELL_UNKNOWN_PODS" .Values.unknownPods }}
 {{- range $name, $value := $settings }}
 {{- if $value }}
 - name: {{ $name }}

@@ -108,6 +108,8 @@ rows! {
     Terminating = "a namespace that is going",
     /// A new pod is isolated before it starts.
     NewPod = "new pod",
+    /// Until a pod is known nothing passes from or to its address, but to and from its node.
+    UnknownPod = "pod that is not known",
     /// Label, namespace-label and policy changes take effect (counted over two clusters, see coverage).
     Changes = "changes",
     /// Policy applies to the pod behind a Service.

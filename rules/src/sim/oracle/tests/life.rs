@@ -32,6 +32,8 @@ fn a_terminal_pod_stays_isolated_on_its_node() {
     let mut cluster = shop([policy(json!({"policyTypes": ["Ingress", "Egress"]}))]);
     cluster.objects[2]["status"]["phase"] = json!("Failed");
     assert!(!tcp(&cluster, WEB, OTHER, 80) && !tcp(&cluster, OTHER, WEB, 80));
+    // Else it would be closed all the same, as one that is not known.
+    cluster.unknown_open = true;
     assert!(why(&cluster, WEB, OTHER).contains(&Row::TerminalSubject));
 }
 
@@ -41,6 +43,25 @@ fn a_new_pod_is_isolated_before_it_starts() {
     cluster.objects[2]["status"]["phase"] = json!("Pending");
     assert!(!tcp(&cluster, OTHER, WEB, 80));
     assert!(why(&cluster, OTHER, WEB).contains(&Row::NewPod));
+}
+
+#[test]
+fn an_address_is_closed_until_its_pod_is_known() {
+    let new = (1, 7);
+    let mut cluster = shop([]);
+    assert!(tcp(&cluster, WEB, OTHER, 80) && tcp(&cluster, FAR, WEB, 80));
+    for known in [WEB, FAR] {
+        assert!(!tcp(&cluster, new, known, 80) && !tcp(&cluster, known, new, 80), "{known:?}");
+        assert!(why(&cluster, new, known).contains(&Row::UnknownPod));
+    }
+    assert!(!tcp(&cluster, new, (1, 6), 80), "between two of them");
+    assert!(!reaches(&cluster, "10.244.1.17", "203.0.113.10") && !reaches(&cluster, "203.0.113.10", "10.244.1.17"));
+    assert!(!reaches(&cluster, "10.244.1.17", "10.244.1.1"), "its node is a destination like any other");
+    assert!(reaches(&cluster, "10.244.1.1", "10.244.1.17"), "its node reaches it");
+    assert!(tcp(&cluster, WEB, (2, 7), 80), "what another node's pods are is that node's business");
+    assert!(reaches(&cluster, "10.244.1.10", "10.244.1.1") && reaches(&cluster, "10.244.1.10", "10.244.1.0"));
+    cluster.unknown_open = true;
+    assert!(tcp(&cluster, new, WEB, 80) && tcp(&cluster, WEB, new, 80), "switched off");
 }
 
 #[test]
@@ -91,6 +112,7 @@ fn host_network_pods_are_no_subjects_and_no_peers() {
     assert!(reaches(&by_block, "192.168.50.2", "10.244.1.10"));
     let mut subject = shop([policy(json!({}))]);
     subject.objects[3] = with(subject.objects[3].clone(), &[("spec.hostNetwork", json!(true))]);
+    subject.unknown_open = true;
     assert!(tcp(&subject, OTHER, DB, 80), "never isolated");
 }
 
