@@ -24,7 +24,7 @@ use crate::netns::{Netns, NetnsError};
 use crate::place::Place;
 
 /// How long the daemon may take to start, to settle or to stop, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The file that tells when everything written before it is enforced.

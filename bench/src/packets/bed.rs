@@ -69,11 +69,11 @@ impl Bed {
     /// What the daemon makes of a cluster. It stops then and leaves its tables: it would wake them itself.
     fn load_flatfell(&mut self, size: &Size, flags: &[&str]) -> anyhow::Result<()> {
         let manifests = size.manifests();
+        self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
         for node in &self.nodes {
             let mut daemon = FlatfellNode::start_with(&self.lab, *node, &[("cluster.json", &manifests)], flags)?;
             daemon.stop()?;
         }
-        self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
         Ok(())
     }
 
@@ -94,11 +94,14 @@ impl Bed {
         Ok(FlatfellNode::start(&self.lab, 1, &[("cluster.json", &size.manifests())])?)
     }
 
-    /// Takes away what was loaded.
+    /// Takes away what was loaded, or half loaded.
     pub fn unload(&mut self) -> anyhow::Result<()> {
         let has_sets = self.tables.iter().any(|(family, _)| *family == "ip");
-        let lines: String =
-            self.tables.drain(..).map(|(family, name)| format!("delete table {family} {name}\n")).collect();
+        let lines: String = self
+            .tables
+            .drain(..)
+            .map(|(family, name)| format!("add table {family} {name}\ndelete table {family} {name}\n"))
+            .collect();
         self.everywhere(&lines)?;
         for node in self.nodes.iter().filter(|_| has_sets) {
             self.lab.netns(Place::Node(*node))?.feed("ipset", &["destroy"], "")?;

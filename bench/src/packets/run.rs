@@ -53,7 +53,7 @@ pub fn run(cases: &[Case], rounds: usize, mut say: impl FnMut(&Measured)) -> any
         }
         let results = match case.column.missing() {
             Some(reason) => Err(reason),
-            None => one(case, &mut bed, bare.as_ref(), rounds).map_err(|error| format!("{error:#}")),
+            None => one(case, &mut bed, bare.as_ref(), rounds).map_err(|error| reason(&error)),
         };
         for (place, row) in case.rows.iter().enumerate() {
             let result = match &results {
@@ -81,10 +81,15 @@ fn one(case: &Case, bed: &mut Bed, bare: Option<&Bed>, rounds: usize) -> anyhow:
     let column = bare.filter(|_| case.column == Column::NoRules).unwrap_or(bed);
     let results = loaded.map(|()| {
         let rows = case.rows.iter();
-        rows.map(|row| self::row(bed, column, case, *row, rounds).map_err(|error| format!("{error:#}"))).collect()
+        rows.map(|row| self::row(bed, column, case, *row, rounds).map_err(|error| reason(&error))).collect()
     });
     bed.unload()?;
     results
+}
+
+/// In a line: a daemon that is late says all that it logged.
+fn reason(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().chars().take(160).collect()
 }
 
 fn row(bed: &Bed, other: &Bed, case: &Case, row: Row, rounds: usize) -> anyhow::Result<Outcome> {

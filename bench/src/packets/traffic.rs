@@ -60,7 +60,11 @@ impl<'a> Traffic<'a> {
                 Ends::Connect
             }
             Kind::NewFlow => Ends::NewFlow(raw(lab, row)?, receiver(lab, row)?, 1024),
-            Kind::Datagram => Ends::Datagram(sender(lab, row)?, receiver(lab, row)?),
+            Kind::Datagram => {
+                let (from, to) = (sender(lab, row)?, receiver(lab, row)?);
+                answer_once(&from, &to)?;
+                Ends::Datagram(from, to)
+            }
         };
         Ok(Self { lab, row, ends })
     }
@@ -173,6 +177,17 @@ fn sender(lab: &Lab, row: Row) -> anyhow::Result<UdpSocket> {
     let sender = lab.netns(row.client())?.run(|| UdpSocket::bind((row.address(row.client()), 0)))??;
     sender.connect(row.target())?;
     Ok(sender)
+}
+
+/// Conntrack calls a flow established when it has seen both directions.
+fn answer_once(from: &UdpSocket, to: &UdpSocket) -> anyhow::Result<()> {
+    let mut buffer = [0; 128];
+    from.set_read_timeout(Some(PATIENCE))?;
+    from.send(&[7; 64])?;
+    let (length, client) = to.recv_from(&mut buffer)?;
+    to.send_to(&buffer[..length], client)?;
+    from.recv(&mut buffer).context("no answer")?;
+    Ok(())
 }
 
 fn raw(lab: &Lab, row: Row) -> anyhow::Result<OwnedFd> {
