@@ -73,7 +73,7 @@ endif
 # The same for what the bars are about only, in less than three minutes; writes nothing.
 bench-quick: deps
 	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
-	./target/release/packets --quick --rounds 15
+	./target/release/packets --quick --rounds 11
 
 # The pure parts: from objects to the bytes of a transaction.
 bench-pure: deps

@@ -277,6 +277,17 @@ fn the_compiled_rules_agree_with_the_oracle() {
 }
 
 /// A packet that conntrack does not know is judged as a first one: no rule that needs a flow opens the way.
+/// Without such pods nothing here would say that the split decides like the list.
+#[test]
+fn random_clusters_have_pods_whose_rules_are_split_by_port() {
+    let is_split = |seed: &u64| {
+        let ruleset = compiled(&cluster(&mut Random::new(*seed)), 1);
+        ruleset.tables.values().any(|table| table.sets.keys().any(|name| name.contains("gress-ports-")))
+    };
+    let count = (0..200).filter(is_split).count();
+    assert!(count >= 10, "{count} of 200");
+}
+
 #[test]
 fn untracked_packets_are_judged_like_new_ones() {
     let answers = |cluster: &Cluster, probes: &[Probe]| {

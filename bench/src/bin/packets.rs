@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::Parser;
 use flatfell_bench::packets::report::Report;
 use flatfell_bench::packets::run::{self, Measured};
-use flatfell_bench::packets::{bars, plan};
+use flatfell_bench::packets::{bars, churn, plan};
 
 /// Measures what a packet pays.
 #[derive(Debug, Parser)]
@@ -40,7 +40,15 @@ fn main() -> anyhow::Result<()> {
         cases.retain(|case| !case.rows.is_empty());
     }
     let cells = run::run(&cases, arguments.rounds, say)?;
-    let report = Report::new(cells, arguments.rounds, begin.elapsed().as_secs())?;
+    let churn = if arguments.only.is_none() { Some(churn::measure(arguments.rounds / 3)?) } else { None };
+    if let Some(outcome) = &churn {
+        let ratio = outcome.ratio;
+        eprintln!(
+            "request/response with 5 changes a second to without: {:.3} ({:.3} to {:.3})",
+            ratio.median, ratio.low, ratio.high
+        );
+    }
+    let report = Report::new(cells, churn, arguments.rounds, begin.elapsed().as_secs())?;
     println!("{}\n\n{}", report.machine, bars::table(&report.bars));
     if let Some(directory) = &arguments.out {
         report.write(directory)?;

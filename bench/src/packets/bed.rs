@@ -15,7 +15,7 @@ use super::row::{Family, PORT};
 use super::size::Size;
 
 /// The nodes of a lab.
-pub const NODES: [u8; 2] = [1, 2];
+const NODES: [u8; 2] = [1, 2];
 /// What a node of a small cluster has.
 const SERVICES: u8 = 20;
 
@@ -24,6 +24,8 @@ pub struct Bed {
     lab: Lab,
     /// Family and name; empty while only the baseline is there.
     tables: Vec<(&'static str, &'static str)>,
+    /// Where they are.
+    nodes: Vec<u8>,
 }
 
 impl Bed {
@@ -42,7 +44,7 @@ impl Bed {
     fn with(config: LabConfig) -> anyhow::Result<Self> {
         let lab = Lab::new(LabConfig { pods: 4, bridge_nf_call: true, ..config })?;
         lab.stop_listening();
-        Ok(Self { lab, tables: Vec::new() })
+        Ok(Self { lab, tables: Vec::new(), nodes: Vec::new() })
     }
 
     /// The lab.
@@ -50,8 +52,9 @@ impl Bed {
         &self.lab
     }
 
-    /// Loads a column on both nodes.
-    pub fn load(&mut self, column: Column, size: &Size) -> anyhow::Result<()> {
+    /// Loads a column on these nodes.
+    pub fn load(&mut self, column: Column, size: &Size, nodes: &[u8]) -> anyhow::Result<()> {
+        self.nodes = nodes.to_vec();
         match column {
             Column::NoRules | Column::Again => Ok(()),
             Column::Flatfell => self.load_flatfell(size, &[]),
@@ -66,24 +69,29 @@ impl Bed {
     /// What the daemon makes of a cluster. It stops then and leaves its tables: it would wake them itself.
     fn load_flatfell(&mut self, size: &Size, flags: &[&str]) -> anyhow::Result<()> {
         let manifests = size.manifests();
-        self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
-        for node in NODES {
-            let mut daemon = FlatfellNode::start_with(&self.lab, node, &[("cluster.json", &manifests)], flags)?;
+        for node in &self.nodes {
+            let mut daemon = FlatfellNode::start_with(&self.lab, *node, &[("cluster.json", &manifests)], flags)?;
             daemon.stop()?;
         }
+        self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
         Ok(())
     }
 
     fn load_linear(&mut self, size: &Size) -> anyhow::Result<()> {
         self.tables = vec![("ip", "filter"), ("ip6", "filter")];
-        for node in NODES {
-            let space = self.lab.netns(Place::Node(node))?;
+        for node in &self.nodes {
+            let space = self.lab.netns(Place::Node(*node))?;
             for (family, restore) in [(Family::V4, "iptables-nft-restore"), (Family::V6, "ip6tables-nft-restore")] {
                 space.feed("ipset", &["restore"], &linear::sets(size, family))?;
-                space.feed(restore, &[], &linear::filter(size, family, node))?;
+                space.feed(restore, &[], &linear::filter(size, family, *node))?;
             }
         }
         Ok(())
+    }
+
+    /// Loads it on the first node and leaves the daemon running: a side of a round it is then no more.
+    pub fn run_flatfell(&self, size: &Size) -> anyhow::Result<FlatfellNode> {
+        Ok(FlatfellNode::start(&self.lab, 1, &[("cluster.json", &size.manifests())])?)
     }
 
     /// Takes away what was loaded.
@@ -92,8 +100,8 @@ impl Bed {
         let lines: String =
             self.tables.drain(..).map(|(family, name)| format!("delete table {family} {name}\n")).collect();
         self.everywhere(&lines)?;
-        for node in NODES.into_iter().filter(|_| has_sets) {
-            self.lab.netns(Place::Node(node))?.feed("ipset", &["destroy"], "")?;
+        for node in self.nodes.iter().filter(|_| has_sets) {
+            self.lab.netns(Place::Node(*node))?.feed("ipset", &["destroy"], "")?;
         }
         self.forget_flows()
     }
@@ -115,7 +123,7 @@ impl Bed {
         if lines.is_empty() {
             return Ok(());
         }
-        Ok(NODES.into_iter().try_for_each(|node| self.lab.nft(Place::Node(node), lines))?)
+        Ok(self.nodes.iter().try_for_each(|node| self.lab.nft(Place::Node(*node), lines))?)
     }
 }
 

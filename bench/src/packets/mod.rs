@@ -6,6 +6,7 @@
 
 pub mod bars;
 pub mod bed;
+pub mod churn;
 pub mod column;
 pub mod cpu;
 mod datagram;

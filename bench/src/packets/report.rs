@@ -13,6 +13,7 @@ use super::bars::{self, Bar};
 use super::column::Column;
 use super::plan::Axis;
 use super::plot::{self, Line};
+use super::rounds::Outcome;
 use super::row::{Kind, Row};
 use super::run::Measured;
 use super::stats::median;
@@ -30,11 +31,13 @@ pub struct Report {
     pub bars: Vec<Bar>,
     /// Every cell.
     pub cells: Vec<Measured>,
+    /// A packet of an established flow with changes of policy, to that without.
+    pub churn: Option<Outcome>,
 }
 
 impl Report {
     /// Of what was measured.
-    pub fn new(cells: Vec<Measured>, rounds: usize, seconds: u64) -> anyhow::Result<Self> {
+    pub fn new(cells: Vec<Measured>, churn: Option<Outcome>, rounds: usize, seconds: u64) -> anyhow::Result<Self> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         // Only the version: the rest names somebody's build.
         let kernel = kernel.trim().split('-').next().unwrap_or_default().to_owned();
@@ -45,7 +48,7 @@ impl Report {
             "Linux {kernel}, {processors} processors, load average {:.1} ({low:.1} to {high:.1})",
             median(&loads)
         );
-        Ok(Self { machine, rounds, seconds, bars: bars::all(&cells), cells })
+        Ok(Self { machine, rounds, seconds, bars: bars::all(&cells, churn.as_ref()), cells, churn })
     }
 
     /// Writes `packets.json`, `packets.md` and the plots.

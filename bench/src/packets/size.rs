@@ -128,6 +128,12 @@ fn addresses(v4: u32, v6: u128, number: usize) -> [IpAddr; 2] {
     [Ipv4Addr::from_bits(v4 + number).into(), Ipv6Addr::from_bits((v6 << 96) + u128::from(number)).into()]
 }
 
+/// A peer that comes and goes, as a manifest of its own; it is one with the label only.
+pub fn passing_peer(number: usize, labelled: bool) -> String {
+    let labels = if labelled { json!({"peer": "yes"}) } else { json!({"peer": "no"}) };
+    pod(&format!("passing-{number}"), 3, &labels, peer_address(200_000 + number)).to_string()
+}
+
 fn peer(number: usize) -> Value {
     pod(&format!("peer-{number}"), 3, &json!({"peer": "yes"}), peer_address(number))
 }

@@ -33,6 +33,12 @@ pub fn median(samples: &[f64]) -> f64 {
     Spread::of(samples).map_or(0.0, |spread| spread.median)
 }
 
+/// The mean of samples, 0 without any.
+pub fn mean(samples: &[f64]) -> f64 {
+    let count = u32::try_from(samples.len()).map_or(f64::MAX, f64::from);
+    if samples.is_empty() { 0.0 } else { samples.iter().sum::<f64>() / count }
+}
+
 /// Between the two samples next to a quarter's place, in the ratio of their distances.
 fn quantile(sorted: &[f64], quarter: usize) -> Option<f64> {
     let place = quarter * sorted.len().checked_sub(1)?;

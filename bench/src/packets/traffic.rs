@@ -1,6 +1,6 @@
 //! Traffic of one row: what it costs now.
 //!
-//! In: a lab and a row. Out: nanoseconds of an operation, the median over the batches of a slice of time. What always holds: every operation
+//! In: a lab and a row. Out: nanoseconds of an operation, batch by batch, for a slice of time. What always holds: every operation
 //! is seen to arrive, or the slice fails: a layout that drops is no result.
 
 use std::io::{Read, Write};
@@ -65,8 +65,14 @@ impl<'a> Traffic<'a> {
         Ok(Self { lab, row, ends })
     }
 
-    /// Nanoseconds of an operation, for a slice of time.
+    /// Nanoseconds of an operation, for a slice of time: the median over its batches. A stream has no batch that is like the next one: the mean.
     pub fn slice(&mut self, length: Duration) -> anyhow::Result<f64> {
+        let batches = self.batches(length)?;
+        Ok(if self.row.kind == Kind::Stream { stats::mean(&batches) } else { stats::median(&batches) })
+    }
+
+    /// Nanoseconds of an operation, batch by batch.
+    pub fn batches(&mut self, length: Duration) -> anyhow::Result<Vec<f64>> {
         let (row, ends) = (self.row, &mut self.ends);
         let inside = || {
             cpu::take()?;
@@ -80,7 +86,7 @@ impl<'a> Traffic<'a> {
         };
         // A thread of its own: sockets are made in the namespace of the thread that asks for them.
         let batches = self.lab.netns(row.client())?.run(inside)?;
-        Ok(stats::median(&batches.with_context(|| row.to_string())?))
+        batches.with_context(|| row.to_string())
     }
 }
 

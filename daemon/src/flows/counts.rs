@@ -20,9 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{CounterMeaning, Logged};
-use flatfell_rules::ruleset::CounterValue;
-
 use super::record::Verdict;
 
 /// What was sent to the group this long ago has been heard or is lost.
@@ -68,22 +65,6 @@ pub struct LoggedPackets {
     pub sent: u64,
     /// Packets beyond the rate.
     pub beyond_rate: u64,
-}
-
-impl LoggedPackets {
-    /// Out of all counters.
-    pub fn of<'a>(counters: impl Iterator<Item = (&'a CounterMeaning, &'a Option<CounterValue>)>) -> Self {
-        let mut all = Self::default();
-        for (meaning, value) in counters {
-            let packets = value.map_or(0, |value| value.packets);
-            match meaning {
-                CounterMeaning::FlowLog(Logged::Sent) => all.sent = packets,
-                CounterMeaning::FlowLog(Logged::BeyondRate) => all.beyond_rate = packets,
-                _ => {}
-            }
-        }
-        all
-    }
 }
 
 /// The counters of the daemon's part.

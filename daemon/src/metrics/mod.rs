@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use flatfell_rules::ruleset::Ruleset;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
@@ -23,7 +24,7 @@ use own::{Own, Reading};
 use process::{Conntrack, Process};
 use series::{Series, Size};
 
-use crate::engine::EngineStatus;
+use crate::engine::{EngineStatus, Programmed};
 use crate::flows::LoggedPackets;
 use crate::state::State;
 
@@ -45,8 +46,20 @@ struct Kept {
     failures: u64,
     /// What the kernel gave to the flow log.
     logged: LoggedPackets,
+    /// What was counted of the ruleset that was there last.
+    programmed: (Ruleset, Programmed),
     /// The length of the last answer, which the next one will have too.
     length: usize,
+}
+
+impl Kept {
+    /// How many objects a ruleset has: counted again where it is another.
+    fn programmed(&mut self, ruleset: &Ruleset) -> Programmed {
+        if !self.programmed.0.is_same(ruleset) {
+            self.programmed = (ruleset.clone(), Programmed::of(ruleset));
+        }
+        self.programmed.1
+    }
 }
 
 impl Default for Metrics {
@@ -63,6 +76,7 @@ impl Metrics {
             read: Instant::now(),
             failures: 0,
             logged: LoggedPackets::default(),
+            programmed: Default::default(),
             length: 0,
         };
         Self { series_max, kept: Mutex::new(kept) }
@@ -75,7 +89,7 @@ impl Metrics {
         match state.engine.counters() {
             Ok(snapshot) => {
                 kept.series.update(&snapshot.meanings, &snapshot.totals);
-                kept.logged = LoggedPackets::of(snapshot.meanings.values().map(AsRef::as_ref).zip(&snapshot.totals));
+                kept.logged = kept.series.logged(&snapshot.totals);
                 kept.read = snapshot.read.unwrap_or(kept.read);
             }
             Err(error) => {
@@ -88,7 +102,8 @@ impl Metrics {
         let mut out = String::with_capacity(kept.length + kept.length / 8);
         let size = kept.series.write(&mut out, format, self.series_max);
         let reading = Reading { failures: kept.failures, age: now.saturating_duration_since(kept.read) };
-        let own = self.own(state, status, kept.logged, reading, size);
+        let programmed = kept.programmed(&status.upkeep.programmed);
+        let own = self.own(state, status, kept.logged, programmed, reading, size);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(own));
         let mut rest = String::new();
@@ -106,6 +121,7 @@ impl Metrics {
         state: &State,
         status: Arc<EngineStatus>,
         logged: LoggedPackets,
+        programmed: Programmed,
         reading: Reading,
         size: Size,
     ) -> Own {
@@ -116,6 +132,7 @@ impl Metrics {
             is_ready: state.not_ready().is_empty(),
             unprotected: state.unprotected.get().copied(),
             flows: state.flows.numbers(logged),
+            programmed,
             cni: state.cni.read(),
             reading,
             size,

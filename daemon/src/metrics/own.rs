@@ -50,6 +50,8 @@ pub struct Own {
     pub unprotected: Option<Duration>,
     /// The flow log.
     pub flows: FlowNumbers,
+    /// What the kernel holds.
+    pub programmed: Programmed,
     /// The CNI plugin.
     pub cni: Numbers,
     /// The counters.
@@ -269,10 +271,7 @@ impl Own {
         out.many(&all::REPAIRS, upkeep.repairs.iter().map(|(kind, count)| (word(kind.word()), *count)))?;
         out.one(&all::TAKEOVERS, stats.takeovers)?;
         out.one(&all::FLOWS_CUT, stats.flows_cut)?;
-        out.many(
-            &all::PROGRAMMED_OBJECTS,
-            Programmed::of(&upkeep.programmed).by_kind().map(|(kind, count)| (word(kind), count)),
-        )?;
+        out.many(&all::PROGRAMMED_OBJECTS, self.programmed.by_kind().map(|(kind, count)| (word(kind), count)))?;
         out.some(&all::CONNTRACK_ENTRIES, self.conntrack.entries)?;
         out.some(&all::CONNTRACK_ENTRIES_LIMIT, self.conntrack.limit)
     }

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flatfell_rules::compile::{CounterMeaning, Meanings};
+use flatfell_rules::compile::{CounterMeaning, Logged, Meanings};
 use flatfell_rules::effective::{Effective, Fallback};
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ruleset::CounterValue;
 
 use super::catalogue::{self, Family};
 use super::format::{self, Format};
+use crate::flows::LoggedPackets;
 
 /// What a row of series speaks of; in the order in which they are kept where there are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +105,8 @@ pub struct Series {
     rows: [Vec<Row>; Subject::ALL.len()],
     /// For each meaning in its order: its row, and what it adds.
     places: Vec<Option<(Subject, usize, Adds)>>,
+    /// The places of the flow log's counters among the meanings.
+    logged: Vec<(usize, Logged)>,
     isolation: Isolation,
 }
 
@@ -121,6 +124,15 @@ impl Series {
                 self.rows[index(subject)][row].add(adds, total);
             }
         }
+    }
+
+    /// What the kernel counted for the flow log, out of the totals that were taken in.
+    pub fn logged(&self, totals: &[Option<CounterValue>]) -> LoggedPackets {
+        let packets = |kind| {
+            let places = self.logged.iter().filter(|(_, logged)| *logged == kind);
+            places.filter_map(|(place, _)| *totals.get(*place)?).map(|total| total.packets).sum()
+        };
+        LoggedPackets { sent: packets(Logged::Sent), beyond_rate: packets(Logged::BeyondRate) }
     }
 
     /// Takes in what isolates each pod.
@@ -147,6 +159,11 @@ impl Series {
             })
             .collect();
         self.rows = rows.map(|rows| rows.into_values().collect());
+        let logged = meanings.values().enumerate().filter_map(|(place, meaning)| match **meaning {
+            CounterMeaning::FlowLog(logged) => Some((place, logged)),
+            _ => None,
+        });
+        self.logged = logged.collect();
         self.meanings = meanings.clone();
     }
 

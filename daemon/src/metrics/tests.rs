@@ -79,6 +79,7 @@ fn own(size: Size) -> Own {
         paused: Paused { until: "2096-10-02T07:06:40Z".parse().ok(), problem: None },
         is_ready: true,
         unprotected: Some(Duration::from_secs(1)),
+        programmed: Programmed::default(),
         flows: FlowNumbers { records: vec![("denied", 1)], lost: vec![("rate", 2)], events: vec![("created", 3)] },
         cni: Counts::default().read(),
         reading: Reading { failures: 0, age: Duration::ZERO },

@@ -171,7 +171,7 @@ fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let any = Expr::CtMark { mask: GENERATION_MASK, value: current, negated: false };
     let nobody = Expr::Counter(count::unattributed(table));
     let accept = verdict(Verdict::Accept);
-    let mut rules = if layout.counts {
+    if layout.counts {
         vec![
             // First what asks most: the packets of these flows stay on the node, and this is most of what they pay.
             rule(vec![of_current(TWO_IDS), egress, ingress, accept.clone()], "judged, between local pods"),
@@ -180,10 +180,15 @@ fn head(table: &mut Part, layout: &Layout) -> Vec<Rule> {
         ]
     } else {
         vec![rule(vec![any, accept], "judged by the current policy")]
-    };
-    rules.push(rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""));
-    rules.push(rule(vec![Expr::CtStateRelated, jump(RELATED)], ""));
-    rules
+    }
+}
+
+/// What no packet that began a flow is.
+fn not_first() -> [Rule; 2] {
+    [
+        rule(vec![Expr::CtDirection(CtDirection::Reply), jump(REPLIES)], ""),
+        rule(vec![Expr::CtStateRelated, jump(RELATED)], ""),
+    ]
 }
 
 fn jump(chain: &str) -> Expr {
@@ -255,6 +260,7 @@ fn denied() -> Vec<Rule> {
 
 fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
     let mut rules = head(table, layout);
+    rules.extend(not_first());
     rules.push(from_bridges(if closed { BRIDGED_FORWARD } else { BRIDGED }));
     rules.extend(HALVES.into_iter().flat_map(|half| unknown::asks(&layout.pod_ranges, half)));
     rules.push(forget());
@@ -267,8 +273,14 @@ fn forward(table: &mut Part, layout: &Layout, closed: bool) -> Vec<Rule> {
 fn input(table: &mut Part, layout: &Layout) -> Vec<Rule> {
     let mut rules = head(table, layout);
     rules.push(from_bridges(BRIDGED));
+    rules.extend(not_first());
     if layout.own_node_egress {
         rules.extend(unknown::asks(&layout.pod_ranges, Direction::Egress));
+    }
+    // Most of what comes here is the node's own, tunnels of other nodes included: each of their packets is a flow's that nobody judges.
+    // What is at no known pod has no end in a local one either, so that is asked before.
+    rules.push(rule(vec![jump(count::OTHERS)], ""));
+    if layout.own_node_egress {
         rules.push(forget());
         rules.extend(dispatch(Direction::Egress));
     } else {

@@ -209,7 +209,7 @@ fn an_id_of_nobody_counts_as_such_and_keeps_the_short_way() {
 fn without_counting_the_same_passes_is_stamped_and_nothing_counts() {
     let ids = Allocator::new(0).assign(&Claims::of(&node()));
     let generation = Generation::new(9).expect("a generation");
-    let layout = Layout { generation, ids: ids, counts: false, ..Layout::default() };
+    let layout = Layout { generation, ids, counts: false, ..Layout::default() };
     let node = Node { compiled: compile(&node(), &layout), generation };
     for ends in [(A, B), (A, REMOTE), (REMOTE, A)] {
         let first = node.send(Hook::Forward, ends, there(0));

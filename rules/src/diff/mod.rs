@@ -17,6 +17,7 @@ mod held;
 mod nesting;
 mod tighten;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -165,7 +166,10 @@ impl Planner<'_> {
             start: CounterValue::default(),
         });
         self.push(step, counters);
-        self.push(step, sets.come.iter().map(|(name, set)| new_set(name, set)));
+        let mut by_use: Vec<_> = sets.come.iter().collect();
+        // The kernel looks for a set in the order they were made, once for each rule that asks one.
+        by_use.sort_by_cached_key(|(name, _)| Reverse(self.change.result.asking(self.id, name).count()));
+        self.push(step, by_use.into_iter().map(|(name, set)| new_set(name, set)));
         self.push(step, chains.iter().map(|(name, chain)| add_chain(name, chain)));
         self.push(step, chains.iter().flat_map(|(name, chain)| rules_of(name, chain)));
         self.push(step, sets.come.iter().flat_map(|(name, set)| element::all(name, set)));

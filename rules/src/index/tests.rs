@@ -257,6 +257,19 @@ fn policies_deleted_from_a_namespace_that_is_going_stay_until_its_pods_are_gone(
 }
 
 #[test]
+fn a_ghost_that_another_namespaces_pod_overtakes_keeps_no_policies() {
+    let mut cluster = cluster()
+        .with(going("y"))
+        .with(pod("y/last", "10.0.1.1", json!({})))
+        .with(policy("y/p", json!({"podSelector": {}})))
+        .without(Change::DeletePolicy(object_name("y/p")))
+        .without(delete("y/last"));
+    assert_eq!(cluster.index.policies().count(), 3, "the ghost is a pod too");
+    cluster.apply(upsert(&remote(pod("x/new", "10.0.1.1", json!({})))));
+    assert_eq!(cluster.index.policies().count(), 2);
+}
+
+#[test]
 fn policies_deleted_from_any_other_namespace_are_gone_at_once() {
     let mut staying = cluster();
     assert!(staying.apply(drop_policy()) && !a_is_closed(&staying));

@@ -53,6 +53,16 @@ pub struct Ruleset {
     pub tables: BTreeMap<TableId, Table>,
 }
 
+impl Ruleset {
+    /// Whether it is the very same, without a look at what is in it: a no may be of equal ones.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Table, &Table)| {
+            one.chains.ptr_eq(&other.chains) && one.sets.ptr_eq(&other.sets) && one.counters.ptr_eq(&other.counters)
+        };
+        self.tables.keys().eq(other.tables.keys()) && self.tables.values().zip(other.tables.values()).all(same)
+    }
+}
+
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {

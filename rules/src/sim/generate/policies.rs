@@ -106,7 +106,10 @@ fn types(random: &mut Random, spec: &mut Value) {
     }
 }
 
-/// The rules of a direction: missing, null, empty, or one to three.
+/// So many rules that a pod's chain is split by port.
+const MANY: usize = 12;
+
+/// The rules of a direction: missing, null, empty, one to three, or many.
 fn rules(random: &mut Random, spec: &mut Value, direction: &str) {
     let peers = if direction == "ingress" { "from" } else { "to" };
     match random.below(20) {
@@ -114,10 +117,19 @@ fn rules(random: &mut Random, spec: &mut Value, direction: &str) {
         4 => spec[direction] = Value::Null,
         5 => spec[direction] = json!([]),
         _ => {
-            let count = *random.weighted(&[(55, 1), (30, 2), (15, 3)]);
-            spec[direction] = (0..count).map(|_| rule(random, peers)).collect();
+            let count = *random.weighted(&[(52, 1), (27, 2), (13, 3), (8, MANY)]);
+            let one = |random: &mut Random| {
+                if count == MANY && random.percent(70) { listed_rule(random, peers) } else { rule(random, peers) }
+            };
+            spec[direction] = (0..count).map(|_| one(random)).collect();
         }
     }
+}
+
+/// A rule as long lists have them: one peer, one port.
+fn listed_rule(random: &mut Random, peers: &str) -> Value {
+    let port = json!({"protocol": random.weighted(&PROTOCOLS), "port": random.pick(&NUMBERS)});
+    json!({peers: [peer(random)], "ports": [port]})
 }
 
 fn rule(random: &mut Random, peers: &str) -> Value {
