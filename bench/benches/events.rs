@@ -8,86 +8,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use flatfell_bench::events::{Event, changes, events};
 use flatfell_bench::{NODE, Size};
 use flatfell_rules::effective::{Evaluator, evaluate};
 use flatfell_rules::index::{Change, Index};
-use flatfell_rules::object::Labels;
-use flatfell_rules::parse;
-use serde_json::{Value, json};
-
-/// A kind of event, and what takes it back.
-struct Event {
-    name: &'static str,
-    change: Change,
-    back: Change,
-}
-
-fn pod(object: &Value) -> Change {
-    Change::UpsertPod(parse::pod(object).unwrap().value)
-}
-
-fn policy(object: &Value) -> Change {
-    Change::UpsertPolicy(parse::policy(object).unwrap().value)
-}
-
-fn namespace(object: &Value) -> Change {
-    Change::UpsertNamespace(parse::namespace(object).unwrap().value)
-}
-
-/// The same object with another value at a JSON pointer.
-fn with(object: &Value, pointer: &str, value: Value) -> Value {
-    let mut object = object.clone();
-    *object.pointer_mut(pointer).unwrap() = value;
-    object
-}
-
-fn delete(change: &Change) -> Change {
-    match change {
-        Change::UpsertPod(pod) => Change::DeletePod(pod.name.clone()),
-        Change::UpsertPolicy(policy) => Change::DeletePolicy(policy.name.clone()),
-        _ => unreachable!("only pods and policies are deleted here"),
-    }
-}
-
-/// The pod with a label that selects it and a peer elsewhere.
-fn relabelled(object: &Value) -> Change {
-    pod(&with(object, "/metadata/labels/app", json!("app7")))
-}
-
-/// The pod with labels nobody had.
-fn renamed(object: &Value) -> Change {
-    let Change::UpsertPod(mut pod) = pod(object) else { unreachable!("a pod") };
-    let labels = pod.labels.iter().chain([("build", "new")]);
-    pod.labels = Labels::from_iter(labels.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    Change::UpsertPod(pod)
-}
-
-fn events(size: Size, pods: &[Value]) -> Vec<Event> {
-    let (local, remote) = (&pods[0], &pods[1]);
-    let joins = pod(&size.joining_pod());
-    let here = pod(&with(&size.joining_pod(), "/spec/nodeName", json!(NODE)));
-    let policies = size.network_policies();
-    let edited = policy(&with(&policies[0], "/spec/ingress/0/ports/0/port", json!(8081)));
-    let team = &size.namespaces()[0];
-    let another = policy(&with(&policies[0], "/metadata/name", json!("another")));
-    let event = |name, change, back| Event { name, change, back };
-    vec![
-        event("a remote pod joins", joins.clone(), delete(&joins)),
-        event("a remote pod goes", delete(&pod(remote)), pod(remote)),
-        event("a remote pod is relabelled", relabelled(remote), pod(remote)),
-        event("a remote pod has labels nobody had", renamed(remote), pod(remote)),
-        event("a local pod joins", here.clone(), delete(&here)),
-        event("a local pod is relabelled", relabelled(local), pod(local)),
-        event(
-            "a namespace is relabelled",
-            namespace(&with(team, "/metadata/labels/team", json!("team1"))),
-            namespace(team),
-        ),
-        event("a policy is added", another.clone(), delete(&another)),
-        event("a policy is edited", edited, policy(&policies[0])),
-        event("a policy is deleted", delete(&policy(&policies[0])), policy(&policies[0])),
-    ]
-}
 
 /// The time of the event alone.
 fn timed(evaluator: &mut Evaluator, event: &Event, times: u64) -> Duration {
@@ -100,14 +24,8 @@ fn timed(evaluator: &mut Evaluator, event: &Event, times: u64) -> Duration {
         let after = evaluator.effective();
         taken += start.elapsed();
         black_box((before, after));
-        evaluator.apply(event.back.clone());
-        if let Change::DeletePod(_) = event.back {
-            // Its interface goes too, or a ghost would stay.
-            if let Change::UpsertPod(pod) = &event.change {
-                for address in &pod.addresses {
-                    evaluator.apply(Change::InterfaceGone(*address));
-                }
-            }
+        for change in event.back.clone() {
+            evaluator.apply(change);
         }
     }
     taken
@@ -129,13 +47,7 @@ fn all(criterion: &mut Criterion) {
 }
 
 fn at_size(criterion: &mut Criterion, size: Size) {
-    let objects = size.pods();
-    let mut changes: Vec<Change> = size.namespaces().iter().map(namespace).collect();
-    changes.extend(objects.iter().map(pod));
-    changes.extend(size.network_policies().iter().map(policy));
-    // One of this node and one elsewhere.
-    let events = events(size, &[objects[0].clone(), objects[size.local].clone()]);
-    drop(objects);
+    let (changes, events) = (changes(size), events(size));
     let mut evaluator = cold(changes.clone());
 
     let mut group = criterion.benchmark_group("events");

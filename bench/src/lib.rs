@@ -3,6 +3,7 @@
 //! In: a [`Size`]. Out: its objects as an API server shows them, and a pod that joins. What always holds: the same size
 //! gives the same objects; every policy selects pods and every peer selector matches some.
 
+pub mod events;
 pub mod packets;
 
 use serde_json::{Value, json};
@@ -40,7 +41,12 @@ impl Size {
 
     /// The pods; the local ones are spread over all namespaces and apps.
     pub fn pods(&self) -> Vec<Value> {
-        (0..self.pods).map(|number| pod(number, &self.node_of(number))).collect()
+        (0..self.pods).map(|number| self.pod(number)).collect()
+    }
+
+    /// One of them.
+    pub fn pod(&self, number: usize) -> Value {
+        pod(number, &self.node_of(number))
     }
 
     /// One more pod on another node, which policies name as a peer.
