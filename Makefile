@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench bench-quick bench-pure cold-start scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -83,6 +83,11 @@ bench-pure: deps
 cold-start: deps fixture
 	cargo build --quiet --release --package flatfell --package flatfell-bench --bins
 	./target/release/cold_start 10000 50000
+
+# From a decoded event to the kernel's acknowledgement.
+commits: deps
+	cargo build --quiet --release --package flatfell-bench --bins
+	./target/release/commits
 
 # CPU of a scrape with 10,000 rules in the kernel, and whether a change of policy waits for it.
 scrape: deps
