@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::effective::{Evaluator, evaluate};
 use crate::testing::*;
 
 const A: &str = "10.0.0.1";
@@ -70,27 +71,40 @@ fn a_pod_that_is_gone_keeps_its_isolation_until_its_interface_is() {
 }
 
 proptest! {
-    /// Whatever came before: once the API says all, or nothing is claimed any more, claims make no difference.
+    /// Whatever came before: what is patched is what is made anew; and once the API says all, or nothing is claimed any more, claims
+    /// make no difference.
     #[test]
-    fn claims_leave_nothing_behind(steps in prop::collection::vec((0..6_usize, 0..3_usize), 0..20), known in any::<bool>()) {
-        let mut cluster = Cluster::new();
+    fn claims_leave_nothing_behind(
+        steps in prop::collection::vec((0..7_usize, 0..3_usize), 0..20),
+        known in any::<bool>(),
+    ) {
+        let mut evaluator = Evaluator::new(Index::new(NODE));
+        let another = |uid: usize| set(new(), "/metadata/uid", json!(["a", "b", "c"][uid]));
         for (step, number) in steps {
             let sandbox = format!("s{number}");
             let addresses = [&[A][..], &[OTHER], &[A, OTHER]][number];
-            cluster = match step {
-                0 => cluster.with(new()),
-                1 => cluster.with(pod("x/a", A, json!({}))),
-                2 => cluster.without(Change::DeletePod(object_name("x/a"))),
-                3 => cluster.without(release(&sandbox)),
-                4 => cluster.without(Change::InterfaceGone(ip(A))),
-                _ => cluster.without(claim(&sandbox, "a", addresses)),
-            };
+            evaluator.apply(match step {
+                0 => upsert(&new()),
+                1 => upsert(&pod("x/a", A, json!({}))),
+                2 => Change::DeletePod(object_name("x/a")),
+                3 => release(&sandbox),
+                4 => Change::InterfaceGone(ip(A)),
+                5 => upsert(&another(number)),
+                _ => claim(&sandbox, ["a", "b"][number % 2], addresses),
+            });
+            let anew = evaluate(evaluator.index());
+            prop_assert_eq!(evaluator.effective(), anew);
         }
         for sandbox in 0..3 {
-            cluster = cluster.without(release(&format!("s{sandbox}")));
+            evaluator.apply(release(&format!("s{sandbox}")));
+        }
+        for address in [A, OTHER] {
+            evaluator.apply(Change::DeletePod(object_name("x/a")));
+            evaluator.apply(Change::InterfaceGone(ip(address)));
         }
         let last = if known { pod("x/a", A, json!({})) } else { new() };
-        let alone = Cluster::new().with(last.clone()).effective();
-        prop_assert_eq!(cluster.with(last).effective(), alone);
+        evaluator.apply(upsert(&last));
+        let alone = Cluster { index: Index::new(NODE) }.with(last).effective();
+        prop_assert_eq!(evaluator.effective(), alone);
     }
 }
