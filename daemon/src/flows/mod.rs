@@ -186,7 +186,7 @@ fn sent_before(carried: Option<PathBuf>) -> Result<u64, NetlinkError> {
     for slot in Slot::BOTH {
         let counters = kernel.counters(&slot.inet())?;
         let packets = counters.iter().filter(|(counter, _)| *counter == name).map(|(_, value)| value.packets);
-        sent = sent.max(packets.last());
+        sent = sent.max(packets.next_back());
     }
     // What is wrong with the file the engine tells.
     let carried = Totals::open(carried).0.total(&name).map_or(0, |value| value.packets);
