@@ -185,7 +185,7 @@ fn sent_before(carried: Option<PathBuf>) -> Result<u64, NetlinkError> {
     let mut sent = None;
     for slot in Slot::BOTH {
         let counters = kernel.counters(&slot.inet())?;
-        let packets = counters.iter().filter(|(counter, _)| *counter == name).map(|(_, value)| value.packets);
+        let mut packets = counters.iter().filter(|(counter, _)| *counter == name).map(|(_, value)| value.packets);
         sent = sent.max(packets.next_back());
     }
     // What is wrong with the file the engine tells.
