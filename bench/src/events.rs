@@ -103,3 +103,34 @@ pub fn events(size: Size) -> Vec<Event> {
         event("a policy is deleted", delete(&policy(&policies[0])), policy(&policies[0])),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use flatfell_rules::effective::Evaluator;
+    use flatfell_rules::index::Index;
+
+    use super::*;
+
+    #[test]
+    fn every_event_does_something_and_is_taken_back() {
+        let size = Size::with_pods(1_000);
+        let mut evaluator = Evaluator::new(Index::new(NODE));
+        for change in changes(size) {
+            evaluator.apply(change);
+        }
+        let start = evaluator.effective();
+        for event in events(size) {
+            assert!(evaluator.apply(event.change), "{}", event.name);
+            let after = evaluator.effective();
+            let are_other_pods = after.pods() != start.pods();
+            let is_local = ["a local pod joins", "a local pod is relabelled"].contains(&event.name);
+            assert!(are_other_pods || !is_local, "{}", event.name);
+            // No selector asks for the label that nobody had.
+            assert_eq!(after == start, event.name == "a remote pod has labels nobody had", "{}", event.name);
+            for change in event.back {
+                evaluator.apply(change);
+            }
+            assert_eq!(evaluator.effective(), start, "{}", event.name);
+        }
+    }
+}
