@@ -24,7 +24,7 @@ use crate::netns::{Netns, NetnsError};
 use crate::place::Place;
 
 /// How long the daemon may take to start, to settle or to stop, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The file that tells when everything written before it is enforced.
@@ -89,6 +89,7 @@ pub struct FlatfellNode {
     source: Source,
     process: Option<Child>,
     marks: u8,
+    patience: Duration,
 }
 
 impl FlatfellNode {
@@ -99,7 +100,19 @@ impl FlatfellNode {
 
     /// The same with more flags for `flatfell run`.
     pub fn start_with(lab: &Lab, node: u8, manifests: &[(&str, &str)], flags: &[&str]) -> Result<Self, NodeError> {
+        Self::start_within(lab, node, manifests, flags, PATIENCE)
+    }
+
+    /// The same for a daemon that may take so long for everything.
+    pub fn start_within(
+        lab: &Lab,
+        node: u8,
+        manifests: &[(&str, &str)],
+        flags: &[&str],
+        patience: Duration,
+    ) -> Result<Self, NodeError> {
         let mut this = Self::new(lab, node, Source::Manifests, flags)?;
+        this.patience = patience;
         for (file, text) in manifests {
             this.write(file, text)?;
         }
@@ -130,6 +143,7 @@ impl FlatfellNode {
             source,
             process: None,
             marks: 0,
+            patience: PATIENCE,
         };
         fs::create_dir(this.root()).map_err(failed("a directory for manifests"))?;
         Ok(this)
@@ -184,7 +198,7 @@ impl FlatfellNode {
 
     /// Waits until its status is as `wanted` says.
     pub fn wait_for(&self, state: &'static str, mut wanted: impl FnMut(&Report) -> bool) -> Result<Report, NodeError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let status = self.status();
             match status {
@@ -299,7 +313,7 @@ impl FlatfellNode {
     }
 
     fn wait_for_end(&mut self, mut child: Child) -> Result<(), NodeError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while child.try_wait().map_err(failed("waiting for flatfell"))?.is_none() {
             if Instant::now() > deadline {
                 self.process = Some(child);

@@ -16,26 +16,7 @@ use flatfell_integration::{FlatfellNode, Place};
 use serde_json::{Value, json};
 
 /// As kube-flannel.yml has it.
-const CONFLIST: &str = r#"{
-  "name": "cbr0",
-  "cniVersion": "0.3.1",
-  "plugins": [
-    {
-      "type": "flannel",
-      "delegate": {
-        "hairpinMode": true,
-        "isDefaultGateway": true
-      }
-    },
-    {
-      "type": "portmap",
-      "capabilities": {
-        "portMappings": true
-      }
-    }
-  ]
-}
-"#;
+const CONFLIST: &str = include_str!("../../daemon/src/cni/flannel.conflist");
 const DB: Place = Place::pod(1, 0);
 const WEB: Place = Place::pod(1, 1);
 const FAR: Place = Place::pod(2, 0);

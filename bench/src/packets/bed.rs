@@ -4,6 +4,7 @@
 //! sides of a round use the same namespaces, sockets and flows; a table that sleeps is `dormant`: loaded, and out of every hook.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::bail;
 use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place, Service};
@@ -18,6 +19,8 @@ use super::size::Size;
 const NODES: [u8; 2] = [1, 2];
 /// What a node of a small cluster has.
 const SERVICES: u8 = 20;
+/// How long the daemon may take for the largest clusters, on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A lab and the tables on top of the baseline.
 pub struct Bed {
@@ -71,7 +74,7 @@ impl Bed {
         let manifests = size.manifests();
         self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
         for node in &self.nodes {
-            let mut daemon = FlatfellNode::start_with(&self.lab, *node, &[("cluster.json", &manifests)], flags)?;
+            let mut daemon = self.start(*node, &manifests, flags)?;
             daemon.stop()?;
         }
         Ok(())
@@ -91,7 +94,11 @@ impl Bed {
 
     /// Loads it on the first node and leaves the daemon running: a side of a round it is then no more.
     pub fn run_flatfell(&self, size: &Size) -> anyhow::Result<FlatfellNode> {
-        Ok(FlatfellNode::start(&self.lab, 1, &[("cluster.json", &size.manifests())])?)
+        self.start(1, &size.manifests(), &[])
+    }
+
+    fn start(&self, node: u8, manifests: &str, flags: &[&str]) -> anyhow::Result<FlatfellNode> {
+        Ok(FlatfellNode::start_within(&self.lab, node, &[("cluster.json", manifests)], flags, PATIENCE)?)
     }
 
     /// Takes away what was loaded, or half loaded.

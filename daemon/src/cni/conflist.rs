@@ -114,26 +114,7 @@ mod tests {
     use super::*;
 
     /// As Flannel's manifest has it.
-    const FLANNEL: &str = r#"{
-  "name": "cbr0",
-  "cniVersion": "0.3.1",
-  "plugins": [
-    {
-      "type": "flannel",
-      "delegate": {
-        "hairpinMode": true,
-        "isDefaultGateway": true
-      }
-    },
-    {
-      "type": "portmap",
-      "capabilities": {
-        "portMappings": true
-      }
-    }
-  ]
-}
-"#;
+    const FLANNEL: &str = include_str!("flannel.conflist");
 
     fn ours() -> Value {
         json!({"type": TYPE, "socket": "/run/x/cni.sock", "onUnavailable": "closed", "timeoutSeconds": 5})

@@ -4,10 +4,9 @@
 //! directory is the daemon's alone (0700); ADD is answered when the kernel enforces a policy that knows the pod with all its
 //! addresses, or when its time is over.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,13 @@ use flatfell_cni::message::{Answer, LINE_BYTES, Request, SOCKET, Sandbox};
 use flatfell_cni::trust;
 use flatfell_rules::object::ObjectName;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Counts;
 use super::sandboxes::{SandboxError, Sandboxes};
-use crate::control::{ControlError, prepare};
+use crate::control::{Bound, ControlError, prepare};
 use crate::engine::{Engine, EngineStatus};
 
 /// A request must be complete within this time.
@@ -35,10 +34,7 @@ const AT_ONCE: usize = 512;
 
 /// The listening socket; its file goes when this is dropped.
 #[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct Socket(Bound);
 
 impl Socket {
     /// Listens in a directory of its own. The caller holds this network namespace's [`crate::lock::Lock`]: what lies there
@@ -46,15 +42,13 @@ impl Socket {
     pub fn bind(dir: &Path) -> Result<Self, ControlError> {
         prepare(dir)?;
         let path = dir.join(SOCKET);
-        let failed = |source| ControlError::Listen { path: path.clone(), source };
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(ControlError::Listen { path, source });
+            }
             Ok(()) | Err(_) => {}
         }
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        let socket = Self { listener, path: path.clone() };
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(socket)
+        Ok(Self(Bound::new(path)?))
     }
 
     /// Serves until it is dropped.
@@ -63,7 +57,7 @@ impl Socket {
         loop {
             // Nobody closes it.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match self.listener.accept().await {
+            match self.0.listener.accept().await {
                 Ok((stream, _)) => {
                     let daemon = Arc::clone(&daemon);
                     tokio::spawn(async move {
@@ -79,12 +73,6 @@ impl Socket {
                 }
             }
         }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 

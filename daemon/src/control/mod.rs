@@ -13,7 +13,7 @@ use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 pub use client::{ask, follow};
-pub(crate) use server::prepare;
+pub(crate) use server::{Bound, prepare};
 pub use server::{Handler, Reply, Socket, remove_leftovers};
 
 use crate::flows::Record;

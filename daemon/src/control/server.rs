@@ -48,12 +48,35 @@ pub trait Handler: Send + Sync + 'static {
     fn answered(&self, request: Request);
 }
 
-/// The listening socket; its file goes when this is dropped.
+/// A listening socket that only its owner may use; its file goes when this is dropped.
 #[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
+pub(crate) struct Bound {
+    pub(crate) listener: UnixListener,
     path: PathBuf,
 }
+
+impl Bound {
+    /// Listens at a path where nothing is.
+    pub(crate) fn new(path: PathBuf) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Listen { path: path.clone(), source };
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        let bound = Self { listener, path: path.clone() };
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(bound)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "a socket's file stays");
+        }
+    }
+}
+
+/// The listening socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket(Bound);
 
 impl Socket {
     /// Listens in a run directory, which is made if it is not there. The caller holds this network namespace's
@@ -66,18 +89,14 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => fs::remove_file(&path).map_err(directory(dir, "a stale socket cannot be removed"))?,
         }
-        let failed = |source| ControlError::Listen { path: path.clone(), source };
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        let socket = Self { listener, path: path.clone() };
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(socket)
+        Ok(Self(Bound::new(path)?))
     }
 
     /// Serves until it is dropped.
     pub async fn serve(self, handler: Arc<dyn Handler>) {
         let followers = Arc::new(Semaphore::new(FOLLOWERS));
         loop {
-            match self.listener.accept().await {
+            match self.0.listener.accept().await {
                 Ok((stream, _)) => {
                     let (handler, followers) = (Arc::clone(&handler), Arc::clone(&followers));
                     tokio::spawn(async move {
@@ -92,14 +111,6 @@ impl Socket {
                     sleep(Duration::from_millis(100)).await;
                 }
             }
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the control socket's file stays");
         }
     }
 }

@@ -106,10 +106,8 @@ impl Whole {
         for (name, set) in &part.sets {
             self.table.sets.insert(name.clone(), Arc::clone(set));
         }
-        for (name, set) in
-            part.common.iter().filter(|(name, _)| !self.table.sets.contains_key(name)).collect::<Vec<_>>()
-        {
-            self.table.sets.insert(name.clone(), Arc::clone(set));
+        for (name, set) in &part.common {
+            self.table.sets.entry(name.clone()).or_insert_with(|| Arc::clone(set));
         }
         for (name, chain) in &part.chains {
             self.table.chains.insert(name.clone(), Arc::clone(chain));
