@@ -69,6 +69,14 @@ fn renamed(object: &Value) -> Change {
     Change::UpsertPod(pod)
 }
 
+/// Remote pods, one after the other, that get a label that selects them elsewhere, and the label that they had.
+pub fn relabels(size: Size) -> impl Iterator<Item = Change> + Clone {
+    (size.local..size.local + 20).flat_map(move |place| {
+        let object = size.pod(place);
+        [relabelled(&object), pod(&object)]
+    })
+}
+
 /// One of each kind.
 pub fn events(size: Size) -> Vec<Event> {
     let (local, remote) = (&size.pod(0), &size.pod(size.local));

@@ -84,6 +84,7 @@ fn memory() -> Arc<Memory> {
             slot: "a",
             enforced: Some(Arc::new(effective())),
             synced: true,
+            swept: true,
             transactions,
             upkeep: Upkeep::default(),
             rule_ids: RuleIds::default(),

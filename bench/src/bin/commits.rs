@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use flatfell::engine::{Engine, EngineConfig};
-use flatfell_bench::events::{Event, changes, events};
+use flatfell_bench::events::{Event, changes, events, relabels};
 use flatfell_bench::{NODE, Size};
 use flatfell_integration::netns::Netns;
 use flatfell_rules::effective::Evaluator;
@@ -21,6 +21,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 const TIMES: usize = 100;
 /// Between two events: what the engine does behind a commit is no part of the next one's time, but of the processor time.
 const PAUSE: Duration = Duration::from_millis(40);
+/// Under churn: between two relabels, how many go before sweeps have found their pace, and how many count.
+const EACH: Duration = Duration::from_millis(200);
+const BEFORE: usize = 150;
+const COUNTED: usize = 300;
 /// How long the kernel may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -45,7 +49,7 @@ fn measure(size: Size) -> anyhow::Result<()> {
     for event in events(size) {
         node.row(&event, size)?;
     }
-    Ok(())
+    node.churn(size)
 }
 
 fn start(size: Size) -> Evaluator {
@@ -99,6 +103,23 @@ impl Node {
         let each = ms(processor) / f64::from(u32::try_from(TIMES)?);
         let (p50, p99) = (ms(times[TIMES / 2]), ms(times[TIMES * 99 / 100]));
         println!("| {} | {} | {p50:.2} ms | {p99:.2} ms | {each:.2} ms |", event.name, size.pods);
+        Ok(())
+    }
+
+    /// Five relabels a second of peers of local pods: the share of a processor that they take.
+    fn churn(&mut self, size: Size) -> anyhow::Result<()> {
+        let mut relabels = relabels(size).cycle();
+        let mut relabel = |node: &mut Self| -> anyhow::Result<()> {
+            let next = Instant::now() + EACH;
+            node.happens(relabels.next().into_iter().collect())?;
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            Ok(())
+        };
+        (0..BEFORE).try_for_each(|_| relabel(self))?;
+        let (begun, cpu) = (Instant::now(), processor_time()?);
+        (0..COUNTED).try_for_each(|_| relabel(self))?;
+        let share = (processor_time()? - cpu).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
+        println!("| five relabels a second | {} | | | {share:.2} % of a core |", size.pods);
         Ok(())
     }
 }

@@ -8,10 +8,12 @@ mod cleanup;
 mod counting;
 mod gone;
 mod lookout;
+mod pace;
 mod ranges;
 mod reconcile;
 mod status;
 mod sweep;
+mod sweeping;
 mod upkeep;
 mod worker;
 
@@ -241,6 +243,11 @@ impl Engine {
         self.wait(within, |status| {
             status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
         })
+    }
+
+    /// The same, and until no running connection is left that it forbids.
+    pub fn wait_swept(&self, effective: &Arc<Effective>, within: Duration) -> bool {
+        self.wait_enforced(effective, within) && self.wait(within, |status| status.swept)
     }
 
     /// Changes whenever the status may have.

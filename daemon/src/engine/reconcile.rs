@@ -20,11 +20,13 @@ use flatfell_rules::ranges::PodRanges;
 use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
 use imbl::OrdMap;
 use ipnetwork::IpNetwork;
+use nix::sys::eventfd::EventFd;
 
 use super::counting::{self, Counting};
 use super::gone::{Counters, GoneCounters};
 use super::ranges::Ranges;
-use super::sweep::{Node, Stale, Sweeper};
+use super::sweep::{Facts, SweepError, Sweeper};
+use super::sweeping::{Bump, Sweeping};
 use super::upkeep::{Repair, Upkeep};
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
@@ -34,14 +36,6 @@ use crate::netlink::NetlinkError;
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
 
-/// A packet that entered before a bump must have left before flows are swept, or it makes a flow that the sweep misses,
-/// and before the next commit, or it could stamp a stale decision as current; a stolen processor can hold it for
-/// milliseconds (docs/dataplane.md).
-const REST_AFTER_BUMP: Duration = Duration::from_millis(3);
-
-/// What happened to running connections before is not known.
-const UNCHECKED: &str = "running connections are still to be checked";
-
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
@@ -49,7 +43,7 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Reconciler {
     config: EngineConfig,
     kernel: Kernel,
-    sweeper: Sweeper,
+    sweeping: Sweeping,
     /// What the kernel has; `None` when it must be asked.
     have: Option<Held>,
     compiler: Compiler,
@@ -65,7 +59,6 @@ pub(super) struct Reconciler {
     refusals: u32,
     failures: u32,
     bridge_fault: Option<String>,
-    sweep_fault: Option<String>,
     status: EngineStatus,
 }
 
@@ -79,7 +72,7 @@ enum TurnError {
 }
 
 impl Reconciler {
-    pub(super) fn open(config: EngineConfig, counting: Arc<Counting>) -> Result<Self, EngineError> {
+    pub(super) fn open(config: EngineConfig, counting: Arc<Counting>, wake: Arc<EventFd>) -> Result<Self, EngineError> {
         let ranges = Ranges::new(&config);
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
@@ -88,7 +81,7 @@ impl Reconciler {
             counting,
             config,
             kernel: Kernel::open()?,
-            sweeper: Sweeper::open()?,
+            sweeping: Sweeping::start(wake)?,
             have: None,
             compiler: Compiler::default(),
             slot: Slot::A,
@@ -98,7 +91,6 @@ impl Reconciler {
             refusals: 0,
             failures: 0,
             bridge_fault: None,
-            sweep_fault: None,
             status: EngineStatus::starting(),
         })
     }
@@ -124,9 +116,7 @@ impl Reconciler {
                 self.status.enforced = Some(Arc::clone(wanted));
                 self.status.generation = self.generation.number();
                 self.status.slot = self.slot.table_name();
-                let faulty = self.bridge_fault.is_some() || self.sweep_fault.is_some();
-                // Ids came free for those that have none.
-                if self.allocator.could_give() { Some(FIRST_RETRY) } else { faulty.then_some(LAST_RETRY) }
+                self.bridge_fault.is_some().then_some(LAST_RETRY)
             }
             Err(error) => {
                 self.failed(&error);
@@ -179,7 +169,8 @@ impl Reconciler {
             format!("the newest policy is not in the kernel, the rules before it stay, it is tried again: {error}")
         }));
         status.not_ready.extend(self.bridge_fault.clone());
-        status.not_ready.extend(self.sweep_fault.clone());
+        status.not_ready.extend(self.sweeping.fault().map(str::to_owned));
+        status.swept = self.sweeping.is_done();
         status.warnings.extend(self.counting.fault());
         status.warnings.extend(self.ranges.warning());
         status.rule_ids = self.rule_ids();
@@ -262,8 +253,15 @@ impl Reconciler {
         (ruleset, kept.meanings)
     }
 
-    fn turn(&mut self, have: Held, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<(), TurnError> {
+    fn turn(
+        &mut self,
+        have: Held,
+        wanted: &Arc<Effective>,
+        bridges: &[PodBridge],
+        links: &Links,
+    ) -> Result<(), TurnError> {
         let layout = self.layout(wanted, bridges, links);
+        let ranges = layout.pod_ranges.clone();
         let (ruleset, meanings) = self.beside_gone(&layout);
         let next = if self.config.cut_established { self.generation.next() } else { self.generation };
         // Where no table has a generation, no flow carries one: there is nothing that a new one would set apart, and all
@@ -284,20 +282,17 @@ impl Reconciler {
             }
             self.commit(step)?;
         }
+        let bump = change.tightens.then_some(Bump { before: self.generation, is_urgent: !is_about_peers(&change) });
         self.status.transactions.takeovers += u64::from(!old_tables.is_empty());
         self.counting.begin(self.slot, meanings);
         self.status.upkeep.programmed = change.result.ruleset().clone();
         self.have = Some(change.result);
-        let stale = match self.sweep_fault {
-            Some(_) => Some(Stale::Any),
-            None => change.tightens.then_some(Stale::Generation(self.generation)),
-        };
         if change.tightens {
             self.generation = next;
         }
-        if let Some(stale) = stale {
-            std::thread::sleep(REST_AFTER_BUMP);
-            self.sweep(wanted, (bridges, links), stale);
+        if self.config.cut_established {
+            let ranges = if wanted.lifted { PodRanges::default() } else { ranges };
+            self.sweeping.committed(self.facts(wanted, ranges, links), bump, Instant::now());
         }
         Ok(())
     }
@@ -328,7 +323,7 @@ impl Reconciler {
         let layout = self.layout(wanted, bridges, links);
         let expected = self.compiler.compile(&layout).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
-        self.sweep_fault = Some(UNCHECKED.to_owned());
+        self.suspect_all(None);
         let have = self.kernel.read(&table_ids(), &expected)?;
         self.gone.find(&have, Instant::now());
         Ok(have.into())
@@ -343,9 +338,8 @@ impl Reconciler {
         // A table without a generation is one that only remembers bridges.
         let earlier = have.tables.values().find_map(mark_of);
         self.generation = earlier.map_or(Generation::FIRST, unlike);
-        let forgotten = if earlier.is_none() { self.sweeper.forget() } else { Ok(()) };
-        let fault = forgotten.err().map(|error| format!("old marks of running connections: {error}"));
-        self.sweep_fault = Some(fault.unwrap_or_else(|| UNCHECKED.to_owned()));
+        let forgotten = if earlier.is_none() { forget() } else { Ok(()) };
+        self.suspect_all(forgotten.err().map(|error| format!("old marks of running connections: {error}")));
     }
 
     /// Counters that are made anew under a name that counted before go on from there.
@@ -367,27 +361,42 @@ impl Reconciler {
         Ok(())
     }
 
-    fn sweep(&mut self, wanted: &Effective, (bridges, links): (&[PodBridge], &Links), stale: Stale) {
-        if !self.config.cut_established {
-            self.sweep_fault = None;
-            return;
+    fn suspect_all(&mut self, fault: Option<String>) {
+        if self.config.cut_established {
+            self.sweeping.suspect_all(fault);
         }
-        let ranges = if wanted.lifted { PodRanges::default() } else { self.ranges.find(bridges, links) };
-        let node = Node {
-            pods: wanted.local(),
-            ranges: &ranges,
-            addresses: &links.node_addresses(),
+    }
+
+    /// What running connections are judged by from now on.
+    fn facts(&self, wanted: &Arc<Effective>, ranges: PodRanges, links: &Links) -> Facts {
+        Facts {
+            effective: Arc::clone(wanted),
+            ids: self.ids.clone(),
+            current: self.generation,
+            ranges,
+            addresses: links.node_addresses(),
             own_node_egress: self.config.own_node_egress,
-        };
-        match self.sweeper.sweep((wanted, &self.ids), &node, self.generation, stale) {
-            Ok(cut) => {
-                self.sweep_fault = None;
-                // No flow carries an id any more that the rules in force do not write.
-                self.allocator.release();
-                self.status.transactions.flows_cut += cut;
-            }
-            Err(error) => self.sweep_fault = Some(format!("running connections cannot be checked: {error}")),
         }
+    }
+
+    /// When and how running connections are checked.
+    pub(super) fn sweeping(&mut self) -> &mut Sweeping {
+        &mut self.sweeping
+    }
+
+    /// Takes in what a sweep came to. Whether ids came free for those that have none.
+    pub(super) fn take_in_sweep(&mut self) -> bool {
+        let Some(swept) = self.sweeping.ended(Instant::now()) else { return false };
+        self.status.transactions.flows_cut += swept.cut;
+        if swept.is_current {
+            self.allocator.release();
+        }
+        swept.is_current && self.allocator.could_give()
+    }
+
+    /// Checks what is still to be checked, and ends.
+    pub(super) fn end(self) {
+        self.sweeping.finish();
     }
 
     fn layout(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Layout {
@@ -428,6 +437,23 @@ impl Reconciler {
         self.status.transactions.last_error = Some(error.to_string());
         tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
     }
+}
+
+/// Whether only elements of sets change, and base chains with the number of the generation.
+fn is_about_peers(change: &Change) -> bool {
+    change.steps().flatten().all(|op| match &op.kind {
+        OpKind::AddElements { .. } | OpKind::DeleteElements { .. } => true,
+        OpKind::FlushChain(chain) | OpKind::AddRule { chain, .. } => {
+            let table = change.result.ruleset().tables.get(&op.table);
+            table.and_then(|table| table.chains.get(chain)).is_some_and(|chain| chain.hook.is_some())
+        }
+        _ => false,
+    })
+}
+
+/// Clears the marks of all flows that were ever judged.
+fn forget() -> Result<(), SweepError> {
+    Sweeper::open()?.forget()
 }
 
 /// The mark of the generation that a table's own set names.

@@ -29,6 +29,8 @@ pub struct EngineStatus {
     pub enforced: Option<Arc<Effective>>,
     /// Whether the kernel has what was submitted last.
     pub synced: bool,
+    /// Whether all running connections were judged by what the kernel enforces.
+    pub swept: bool,
     /// Transactions so far.
     pub transactions: TransactionStats,
     /// What the work costs and how late it is.
@@ -61,6 +63,7 @@ impl EngineStatus {
             slot: Slot::A.table_name(),
             enforced: None,
             synced: false,
+            swept: false,
             transactions: TransactionStats::default(),
             upkeep: Upkeep::default(),
             rule_ids: RuleIds::default(),

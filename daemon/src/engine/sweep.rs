@@ -1,25 +1,25 @@
 //! Running connections that policy no longer allows.
 //!
-//! In: [`Effective`], who counts under which id, and the flows of conntrack whose stamp is not current. Out: stamps: denied for
+//! In: [`Facts`] and the flows of conntrack whose stamp is not current. Out: stamps: denied for
 //! what is forbidden; for what is allowed the mark that the ruleset would write. What always holds: only flows with an end in a
 //! local pod are stamped. It exists for flows whose client is silent: everyone else's next packet is judged in the kernel.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Ids, Origin};
 use flatfell_rules::judge::{Flow, Judge, Judgement};
 use flatfell_rules::mark::{DENIED_MARK, GENERATION_MASK, Generation, allowed_mark};
-use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ranges::PodRanges;
-use imbl::OrdMap;
 
 use crate::kernel::conntrack::{Conntrack, FlowEntry, FlowKey, MarkError, Transport};
 use crate::netlink::NetlinkError;
 
 /// Which flows are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stale {
     /// Those the generation before the current one judged, and those nobody judged.
     Generation(Generation),
@@ -36,14 +36,18 @@ pub(super) enum SweepError {
     Mark(#[from] MarkError),
 }
 
-/// Facts of this node that a flow is judged by.
-pub(super) struct Node<'a> {
-    /// The addresses of local pods: other flows are nobody's business here.
-    pub(super) pods: &'a OrdMap<IpAddr, ObjectName>,
+/// What flows are judged by: policy as the rules in force have it, and facts of this node.
+pub(super) struct Facts {
+    /// What the kernel enforces.
+    pub(super) effective: Arc<Effective>,
+    /// Who counts under which id.
+    pub(super) ids: Ids,
+    /// The generation in force.
+    pub(super) current: Generation,
     /// Where an address must be a known pod's.
-    pub(super) ranges: &'a PodRanges,
+    pub(super) ranges: PodRanges,
     /// The node's own addresses.
-    pub(super) addresses: &'a BTreeSet<IpAddr>,
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether pods are held to their egress rules towards their own node.
     pub(super) own_node_egress: bool,
 }
@@ -68,35 +72,23 @@ impl Sweeper {
     }
 
     /// Stamps what is stale. Returns how many flows were cut.
-    pub(super) fn sweep(
-        &mut self,
-        (effective, ids): (&Effective, &Ids),
-        node: &Node<'_>,
-        current: Generation,
-        stale: Stale,
-    ) -> Result<u64, SweepError> {
-        let mut flows = match stale {
-            Stale::Any => self.conntrack.flows(0, 0)?,
-            // One walk through the kernel's table for both: a mark without any bit that this generation has not. No
-            // later generation and no denied mark is among them, for they are greater numbers; after a sweep
-            // of each no older one is, and would be as stale.
-            Stale::Generation(before) => self.conntrack.flows(0, GENERATION_MASK & !before.mark())?,
-        };
-        flows.retain(|flow| flow.mark & GENERATION_MASK != DENIED_MARK);
-        if matches!(stale, Stale::Generation(_)) {
-            flows.retain(|flow| flow.mark & GENERATION_MASK != current.mark());
+    pub(super) fn sweep(&mut self, facts: &Facts, stale: Stale) -> Result<u64, SweepError> {
+        let flows = self.stale(facts.current, stale)?;
+        if flows.is_empty() {
+            return Ok(0);
         }
         let mut marks = Marks {
-            judge: Judge::new(effective, node.own_node_egress).within(node.ranges),
-            ids,
-            current,
+            judge: Judge::new(&facts.effective, facts.own_node_egress).within(&facts.ranges),
+            ids: &facts.ids,
+            current: facts.current,
             known: HashMap::new(),
         };
         let (mut denied, mut others) = (Vec::new(), Vec::new());
         for flow in &flows {
-            let of_pod = |end: &IpAddr| node.pods.contains_key(end) || node.ranges.holds(*end);
+            // Other flows are nobody's business here.
+            let of_pod = |end: &IpAddr| facts.effective.local().contains_key(end) || facts.ranges.holds(*end);
             let local = [flow.orig.src, flow.reply.src].iter().any(of_pod);
-            let mark = if local { marks.of(&flow_of(flow, node)) } else { Wanted::Nobodys };
+            let mark = if local { marks.of(&flow_of(flow, facts)) } else { Wanted::Nobodys };
             match mark {
                 Wanted::Denied => denied.push(flow.key()),
                 Wanted::Allowed(mark) if mark != flow.mark => others.push((flow.key(), mark)),
@@ -108,6 +100,22 @@ impl Sweeper {
         let cut = self.conntrack.set_mark(&denied, DENIED_MARK, u32::MAX)?;
         self.conntrack.set_marks(&others, u32::MAX)?;
         Ok(u64::try_from(cut.set).unwrap_or(u64::MAX))
+    }
+
+    /// The flows that are to be judged again.
+    fn stale(&mut self, current: Generation, stale: Stale) -> Result<Vec<FlowEntry>, SweepError> {
+        let mut flows = match stale {
+            Stale::Any => self.conntrack.flows(0, 0)?,
+            // One walk through the kernel's table for both: a mark without any bit that this generation has not. No
+            // later generation and no denied mark is among them, for they are greater numbers; after a sweep
+            // of each no older one is, and would be as stale.
+            Stale::Generation(before) => self.conntrack.flows(0, GENERATION_MASK & !before.mark())?,
+        };
+        flows.retain(|flow| flow.mark & GENERATION_MASK != DENIED_MARK);
+        if matches!(stale, Stale::Generation(_)) {
+            flows.retain(|flow| flow.mark & GENERATION_MASK != current.mark());
+        }
+        Ok(flows)
     }
 }
 
@@ -153,7 +161,7 @@ impl<'a> Marks<'a> {
 
 /// The flow as the forward hook sees its first packet: behind DNAT, before SNAT. That is the original source, and the
 /// source of its replies.
-fn flow_of(entry: &FlowEntry, node: &Node<'_>) -> Flow {
+fn flow_of(entry: &FlowEntry, facts: &Facts) -> Flow {
     Flow {
         source: entry.orig.src,
         destination: entry.reply.src,
@@ -162,7 +170,7 @@ fn flow_of(entry: &FlowEntry, node: &Node<'_>) -> Flow {
             Transport::Ports { src, .. } => Some(src),
             Transport::Icmp { .. } | Transport::None => None,
         },
-        from_node: node.addresses.contains(&entry.orig.src),
-        to_node: node.addresses.contains(&entry.reply.src),
+        from_node: facts.addresses.contains(&entry.orig.src),
+        to_node: facts.addresses.contains(&entry.reply.src),
     }
 }

@@ -105,8 +105,8 @@ impl Worker {
             gone,
             links: Links::open()?,
             lookout: LookoutThread::start(Arc::clone(&wake))?,
+            reconciler: Reconciler::open(config, counting, Arc::clone(&wake))?,
             wake,
-            reconciler: Reconciler::open(config, counting)?,
             wanted: None,
             waiting: Batch::default(),
             due: None,
@@ -124,9 +124,12 @@ impl Worker {
         loop {
             self.wait();
             if self.commands() == Turn::Stop {
-                return;
+                return self.reconciler.end();
             }
             self.interfaces();
+            if self.reconciler.take_in_sweep() {
+                self.due = self.due.or_else(|| Some(Instant::now()));
+            }
             let now = Instant::now();
             if self.check_due <= now {
                 self.check_due = now + CHECK_EVERY;
@@ -134,8 +137,11 @@ impl Worker {
                     self.due = Some(now);
                 }
             }
-            if self.due.is_some_and(|due| due <= now) {
+            if self.commit_due().is_some_and(|due| due <= now) {
                 self.reconcile();
+            }
+            if self.reconciler.sweeping().due().is_some_and(|due| due <= Instant::now()) {
+                self.reconciler.sweeping().begin();
             }
             if self.read_due <= now {
                 self.read_due = now + READ_EVERY;
@@ -149,9 +155,14 @@ impl Worker {
         }
     }
 
-    fn wait(&self) {
-        let timers = self.look_due.min(self.check_due);
-        let next = self.due.map_or(timers, |due| due.min(timers));
+    /// When the wanted state may be tried.
+    fn commit_due(&mut self) -> Option<Instant> {
+        Some(self.due?.max(self.reconciler.sweeping().may_commit()?))
+    }
+
+    fn wait(&mut self) {
+        let timers = [Some(self.look_due), Some(self.check_due), self.commit_due(), self.reconciler.sweeping().due()];
+        let next = timers.into_iter().flatten().min().unwrap_or(self.check_due);
         // Rounded up: a millisecond too early would spin.
         let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
         let timeout = PollTimeout::try_from(i32::try_from(left).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);

@@ -27,6 +27,7 @@ impl EngineView for Ready {
             slot: "flatfell-1a",
             enforced: Some(Arc::default()),
             synced: true,
+            swept: true,
             transactions: TransactionStats::default(),
             upkeep: Upkeep::default(),
             rule_ids: RuleIds::default(),

@@ -123,9 +123,9 @@ impl World {
         effective
     }
 
-    /// Returns when the kernel enforces this.
+    /// Returns when the kernel enforces this, upon running connections too.
     pub fn settled(&self, effective: &Arc<Effective>) {
-        assert!(self.engine.wait_enforced(effective, WITHIN), "{:?}", self.engine.status());
+        assert!(self.engine.wait_swept(effective, WITHIN), "{:?}", self.engine.status());
     }
 
     /// Moves to the other tables.
