@@ -12,7 +12,7 @@ use flatfell_bench::{NODE, Size};
 use flatfell_rules::compile::{Compiler, Layout, compile};
 use flatfell_rules::diff::{Change as RulesetChange, Held, plan};
 use flatfell_rules::effective::{Effective, evaluate};
-use flatfell_rules::encode::encode;
+use flatfell_rules::encode::{Ownership, encode};
 use flatfell_rules::index::{Change, Index};
 use flatfell_rules::parse;
 use flatfell_rules::ruleset::Ruleset;
@@ -69,7 +69,7 @@ fn planned(have: &Held, compiler: &mut Compiler, effective: &Effective, layout: 
 }
 
 fn encoded(change: &RulesetChange) -> usize {
-    change.steps().map(|step| encode(step).unwrap().bytes().len()).sum()
+    change.steps().map(|step| encode(step, Ownership::Shared).unwrap().bytes().len()).sum()
 }
 
 fn pure(criterion: &mut Criterion) {

@@ -121,6 +121,9 @@ pub struct RunArgs {
     /// Rules and pods that have counters of their own, in each direction; the others count as not attributed. With 0 no connection is counted
     #[arg(long, value_name = "NUMBER", env = "FLATFELL_RULE_IDS", default_value_t = ID_MAX, value_parser = clap::value_parser!(u16).range(0..=i64::from(ID_MAX)))]
     pub rule_ids: u16,
+    /// Whether others may change the daemon's tables while it runs, where the kernel can prevent it (Linux 6.9); put right they are anyway
+    #[arg(long, env = "FLATFELL_TABLES", value_enum, default_value_t = Tables::Locked)]
+    pub tables: Tables,
     /// The flow log.
     #[command(flatten)]
     pub flows: FlowLogArgs,
@@ -144,9 +147,19 @@ impl RunArgs {
             pod_cidrs: self.ranges.pod_cidrs.clone(),
             counter_grace: self.counter_grace,
             rule_ids: self.rule_ids,
+            lock_tables: self.tables == Tables::Locked,
             carried: Some(self.control.run_dir.join(totals::FILE)),
         }
     }
+}
+
+/// Who may change the daemon's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tables {
+    /// The daemon, as long as it runs.
+    Locked,
+    /// Everybody.
+    Shared,
 }
 
 /// The way to the API server; without any of them that of the pod's service account.

@@ -83,6 +83,7 @@ fn memory() -> Arc<Memory> {
             generation: 7,
             slot: "a",
             enforced: Some(Arc::new(effective())),
+            locked: true,
             synced: true,
             swept: true,
             transactions,

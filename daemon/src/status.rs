@@ -39,6 +39,8 @@ pub struct Report {
     pub generation: u8,
     /// Which of the tables is in use.
     pub slot: String,
+    /// Whether nobody else can change the tables.
+    pub locked: bool,
     /// Whether the kernel has the newest policy.
     pub synced: bool,
     /// Where objects come from.
@@ -172,6 +174,7 @@ pub fn report(state: &State) -> Report {
         notes: paused.notes(),
         generation: status.generation,
         slot: status.slot.to_owned(),
+        locked: status.locked,
         synced: status.synced,
         source: source(state),
         pods: status.enforced.as_deref().map(|effective| pods(effective, &totals)).unwrap_or_default(),

@@ -84,7 +84,9 @@ impl InProcess {
     pub fn sync(&mut self) -> Result<()> {
         let wanted = self.submit();
         self.until("enforced", |status| {
-            status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, &wanted))
+            status.synced
+                && status.swept
+                && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, &wanted))
         })
     }
 

@@ -80,8 +80,9 @@ fn summary(style: Style, report: &Report) -> String {
     let ready = if report.ready { style.paint(Colour::Green, "ready") } else { style.paint(Colour::Red, "not ready") };
     let synced = if report.synced { "" } else { ", the newest policy is not in the kernel yet" };
     let transactions = &report.transactions;
+    let locked = if report.locked { " (locked)" } else { "" };
     let mut text = format!(
-        "node {} is {ready}{synced} (flatfell {}, table {}, generation {})\n",
+        "node {} is {ready}{synced} (flatfell {}, table {}{locked}, generation {})\n",
         report.node, report.version, report.slot, report.generation
     );
     let files = if report.source.files > 0 { format!(" in {} files", report.source.files) } else { String::new() };

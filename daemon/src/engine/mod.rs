@@ -7,6 +7,7 @@
 mod cleanup;
 mod counting;
 mod gone;
+mod guard;
 mod lookout;
 mod pace;
 mod ranges;
@@ -66,6 +67,8 @@ pub struct EngineConfig {
     pub counter_grace: Duration,
     /// How many ids of each direction rules and pods are counted by, at most [`flatfell_rules::mark::ID_MAX`].
     pub rule_ids: u16,
+    /// Whether nobody else may change the tables, where the kernel can see to it.
+    pub lock_tables: bool,
     /// The file that remembers what counters lost; none: a restart forgets it.
     pub carried: Option<PathBuf>,
 }
@@ -81,6 +84,7 @@ impl Default for EngineConfig {
             flow_log: None,
             counter_grace: Duration::from_secs(15 * 60),
             rule_ids: ID_MAX,
+            lock_tables: true,
             carried: None,
         }
     }

@@ -6,6 +6,7 @@
 //! when the table in the kernel remembers that it was off.
 
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,11 @@ use nix::sys::eventfd::EventFd;
 
 use super::counting::{self, Counting};
 use super::gone::{Counters, GoneCounters};
+use super::guard::Guard;
 use super::ranges::Ranges;
 use super::sweep::{Facts, SweepError, Sweeper};
 use super::sweeping::{Bump, Sweeping};
-use super::upkeep::{Repair, Upkeep};
+use super::upkeep::Upkeep;
 use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
@@ -44,6 +46,7 @@ pub(super) struct Reconciler {
     config: EngineConfig,
     kernel: Kernel,
     sweeping: Sweeping,
+    guard: Guard,
     /// What the kernel has; `None` when it must be asked.
     have: Option<Held>,
     compiler: Compiler,
@@ -79,6 +82,7 @@ impl Reconciler {
             ids: Ids::default(),
             gone: GoneCounters::new(config.counter_grace),
             counting,
+            guard: Guard::new(config.lock_tables)?,
             config,
             kernel: Kernel::open()?,
             sweeping: Sweeping::start(wake)?,
@@ -141,22 +145,18 @@ impl Reconciler {
         self.slot = self.slot.other();
     }
 
-    /// Whether somebody removed a table that was committed. The next turn writes it again.
-    pub(super) fn is_flushed(&mut self) -> bool {
-        if self.have.is_none() {
-            return false;
-        }
-        let flushed = match self.kernel.tables() {
-            Ok(tables) => [self.slot.inet(), self.slot.bridge()].iter().any(|ours| !tables.contains(ours)),
-            // A dump that others' changes interrupt says nothing; the next one comes soon.
-            Err(_) => false,
-        };
-        if flushed {
-            tracing::warn!("somebody removed Flatfell's tables (nft flush ruleset?); they are written again");
-            self.have = None;
-            self.status.upkeep.repaired(Repair::Tables);
-        }
-        flushed
+    /// What tells of edits by others; `None` while there cannot be any.
+    pub(super) fn edits_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_fd()
+    }
+
+    /// Looks whether somebody changed the tables. When the next turn shall put them right.
+    pub(super) fn see_edits(&mut self) -> Result<Option<Instant>, NetlinkError> {
+        let edits = self.guard.edits(self.kernel.port(), self.slot, Instant::now())?;
+        let Some(edits) = edits.filter(|_| self.have.is_some()) else { return Ok(None) };
+        self.have = None;
+        edits.repairs.into_iter().for_each(|repair| self.status.upkeep.repaired(repair));
+        Ok(Some(edits.due))
     }
 
     /// The status as far as this side knows it.
@@ -173,6 +173,8 @@ impl Reconciler {
         status.swept = self.sweeping.is_done();
         status.warnings.extend(self.counting.fault());
         status.warnings.extend(self.ranges.warning());
+        status.warnings.extend(self.guard.warning());
+        status.locked = self.guard.is_locked();
         status.rule_ids = self.rule_ids();
         if self.config.rule_ids > 0 && status.rule_ids.without > 0 {
             status.warnings.push(format!(
@@ -300,6 +302,7 @@ impl Reconciler {
     /// Asks the kernel what it has: which slot, which generation, which rules. Without a table of ours the marks in
     /// conntrack are from another life and would pass as current.
     fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Held, TurnError> {
+        self.guard.begin(&mut self.kernel)?;
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
         // Of both slots: a takeover may have been cut short.
         untyped.tables.values().for_each(|table| self.switched.extend(Switched::of(table)));
@@ -320,6 +323,9 @@ impl Reconciler {
         if let Some(generation) = in_force.and_then(Generation::from_mark) {
             self.generation = generation;
         }
+        if !self.guard.adopt(&mut self.kernel, &untyped, self.slot)? {
+            self.take_over();
+        }
         let layout = self.layout(wanted, bridges, links);
         let expected = self.compiler.compile(&layout).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
@@ -329,16 +335,22 @@ impl Reconciler {
         Ok(have.into())
     }
 
-    /// There is no table of this layout. Marks in conntrack mean nothing then, or what tables of an earlier layout meant
-    /// by them: these stay in force until ours are, and flows keep what they allow until they are swept.
+    /// There is no table of this layout. Marks in conntrack are this run's own then, if somebody flushed its tables. Else they mean
+    /// nothing, or what tables of an earlier layout meant by them: these stay in force until ours are, and flows keep
+    /// what they allow until they are swept.
     fn begin_anew(&mut self, have: &Ruleset) {
-        if self.status.enforced.is_none() {
-            self.counting.forget();
-        }
         // A table without a generation is one that only remembers bridges.
         let earlier = have.tables.values().find_map(mark_of);
-        self.generation = earlier.map_or(Generation::FIRST, unlike);
-        let forgotten = if earlier.is_none() { forget() } else { Ok(()) };
+        let mut forgotten = Ok(());
+        if self.status.enforced.is_some() {
+            self.generation = self.generation.next();
+        } else {
+            self.counting.forget();
+            self.generation = earlier.map_or(Generation::FIRST, unlike);
+            if earlier.is_none() {
+                forgotten = forget();
+            }
+        }
         self.suspect_all(forgotten.err().map(|error| format!("old marks of running connections: {error}")));
     }
 

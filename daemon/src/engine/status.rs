@@ -27,6 +27,8 @@ pub struct EngineStatus {
     pub slot: &'static str,
     /// What the kernel enforces; `None` before the first commit.
     pub enforced: Option<Arc<Effective>>,
+    /// Whether nobody else can change the tables.
+    pub locked: bool,
     /// Whether the kernel has what was submitted last.
     pub synced: bool,
     /// Whether all running connections were judged by what the kernel enforces.
@@ -62,6 +64,7 @@ impl EngineStatus {
             generation: 0,
             slot: Slot::A.table_name(),
             enforced: None,
+            locked: false,
             synced: false,
             swept: false,
             transactions: TransactionStats::default(),

@@ -17,18 +17,34 @@ use crate::links::PodBridge;
 pub enum Repair {
     /// Our tables were removed.
     Tables,
+    /// Chains.
+    Chains,
+    /// Rules of a chain.
+    Rules,
+    /// Sets or maps.
+    Sets,
+    /// Elements of a set or map.
+    Elements,
+    /// Counters.
+    Counters,
     /// A bridge's filter was switched off.
     BridgeFilter,
 }
 
 impl Repair {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Tables, Self::BridgeFilter];
+    pub const ALL: [Self; 7] =
+        [Self::Tables, Self::Chains, Self::Rules, Self::Sets, Self::Elements, Self::Counters, Self::BridgeFilter];
 
     /// The word in metrics.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Tables => "tables",
+            Self::Chains => "chains",
+            Self::Rules => "rules",
+            Self::Sets => "sets",
+            Self::Elements => "elements",
+            Self::Counters => "counters",
             Self::BridgeFilter => "bridge-filter",
         }
     }

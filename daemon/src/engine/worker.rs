@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon to ask again while a look of older knowledge is waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How often it is asked whether our tables are still there: a flush by a firewall service tells nobody.
+/// How often it is asked whether a counter was kept long enough.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often counters are read where nobody asks: what somebody resets or flushes is lost from the last reading on.
@@ -133,10 +133,11 @@ impl Worker {
             let now = Instant::now();
             if self.check_due <= now {
                 self.check_due = now + CHECK_EVERY;
-                if self.reconciler.is_flushed() || self.reconciler.keeps_too_long() {
+                if self.reconciler.keeps_too_long() {
                     self.due = Some(now);
                 }
             }
+            self.edits();
             if self.commit_due().is_some_and(|due| due <= now) {
                 self.reconcile();
             }
@@ -166,8 +167,9 @@ impl Worker {
         // Rounded up: a millisecond too early would spin.
         let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
         let timeout = PollTimeout::try_from(i32::try_from(left).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
-        let mut fds =
-            [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.links.as_fd(), PollFlags::POLLIN)];
+        let told = [Some(self.wake.as_fd()), Some(self.links.as_fd()), self.reconciler.edits_fd()];
+        let mut fds: Vec<PollFd<'_>> =
+            told.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // An interrupted wait is a short one.
         let _ = poll(&mut fds, timeout);
         let _ = self.wake.read();
@@ -214,6 +216,14 @@ impl Worker {
         for address in self.links.interfaces_gone(wanted.local()) {
             // Without a receiver nobody keeps pods that are gone.
             let _ = self.gone.send(address);
+        }
+    }
+
+    /// Takes in what others changed in our tables.
+    fn edits(&mut self) {
+        match self.reconciler.see_edits() {
+            Ok(due) => self.due = due.or(self.due),
+            Err(error) => tracing::error!(%error, "edits of our tables by others cannot be watched"),
         }
     }
 

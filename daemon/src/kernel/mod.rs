@@ -7,10 +7,13 @@
 pub mod conntrack;
 mod dump;
 pub mod transaction;
+pub mod watch;
 
 use std::collections::HashMap;
 
-use flatfell_rules::ruleset::{CounterValue, Name, Op, Ruleset, TableId};
+use flatfell_rules::encode::Ownership;
+use flatfell_rules::ruleset::{CounterValue, Family, Name, Op, OpKind, Ruleset, TableId};
+use nix::errno::Errno;
 pub use transaction::{CommitError, CommitStats};
 
 use crate::netlink::{NetlinkError, Socket};
@@ -31,17 +34,45 @@ pub struct Kernel {
     dumps: Socket,
     /// The names of the counters of each table as they were read last.
     known: HashMap<TableId, Vec<Name>>,
+    ownership: Ownership,
 }
 
 impl Kernel {
     /// Opens the sockets.
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self { transactions: netfilter_socket()?, dumps: netfilter_socket()?, known: HashMap::new() })
+        let (transactions, dumps) = (netfilter_socket()?, netfilter_socket()?);
+        Ok(Self { transactions, dumps, known: HashMap::new(), ownership: Ownership::Shared })
+    }
+
+    /// Nobody else may change the tables that are added from now on, as long as this lives. False for a kernel that does not
+    /// know owners of tables that stay behind them (before Linux 6.9).
+    pub fn own_tables(&mut self) -> Result<bool, CommitError> {
+        let table = TableId { family: Family::Inet, name: "flatfell-probe".to_owned() };
+        let ops = [OpKind::AddTable, OpKind::DeleteTable].map(|kind| Op { table: table.clone(), kind });
+        let is_known = is_supported(transaction::commit(&mut self.transactions, &ops, Ownership::Owned))?;
+        self.ownership = if is_known { Ownership::Owned } else { Ownership::Shared };
+        Ok(is_known)
+    }
+
+    /// Takes over a table whose owner is gone. False for one that never had one: it is anybody's for its life.
+    pub fn adopt(&mut self, table: &TableId) -> Result<bool, CommitError> {
+        let ops = [Op { table: table.clone(), kind: OpKind::AddTable }];
+        is_supported(transaction::commit(&mut self.transactions, &ops, Ownership::Owned))
+    }
+
+    /// The port of the socket that commits.
+    pub fn port(&self) -> u32 {
+        self.transactions.port()
+    }
+
+    /// Whether tables are added as its own.
+    pub fn owns_tables(&self) -> bool {
+        self.ownership == Ownership::Owned
     }
 
     /// Commits all operations or none.
     pub fn commit(&mut self, ops: &[Op]) -> Result<CommitStats, CommitError> {
-        let result = transaction::commit(&mut self.transactions, ops);
+        let result = transaction::commit(&mut self.transactions, ops, self.ownership);
         if result.as_ref().is_err_and(CommitError::is_uncertain) {
             self.transactions = netfilter_socket().map_err(CommitError::Uncertain)?;
         }
@@ -76,5 +107,14 @@ impl Kernel {
             self.dumps = netfilter_socket()?;
         }
         answer
+    }
+}
+
+/// Whether the kernel can do what was committed.
+fn is_supported(result: Result<CommitStats, CommitError>) -> Result<bool, CommitError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(CommitError::Refused { errno: Errno::EOPNOTSUPP | Errno::EINVAL, .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }

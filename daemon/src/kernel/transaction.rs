@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::encode::{Batch, BatchError, describe, encode};
+use flatfell_rules::encode::{Batch, BatchError, Ownership, describe, encode};
 use flatfell_rules::ruleset::Op;
 use nix::errno::Errno;
 
@@ -74,10 +74,10 @@ impl CommitError {
     }
 }
 
-/// Commits all operations or none.
-pub(super) fn commit(socket: &mut Socket, ops: &[Op]) -> Result<CommitStats, CommitError> {
+/// Commits all operations or none; tables are added with this ownership.
+pub(super) fn commit(socket: &mut Socket, ops: &[Op], ownership: Ownership) -> Result<CommitStats, CommitError> {
     let start = Instant::now();
-    let batch = encode(ops)?;
+    let batch = encode(ops, ownership)?;
     if batch.is_empty() {
         // Nothing would be answered.
         return Ok(CommitStats { ops: ops.len(), bytes: 0, duration: start.elapsed() });
@@ -160,7 +160,7 @@ mod tests {
     fn outcome(answers: &[(u32, Option<Errno>)]) -> Option<Result<(), CommitError>> {
         let table = TableId { family: Family::Inet, name: "flatfell-1a".to_owned() };
         let ops = [OpKind::AddTable, OpKind::DeleteTable].map(|kind| Op { table: table.clone(), kind });
-        let batch = encode(&ops).expect("batch");
+        let batch = encode(&ops, Ownership::Shared).expect("batch");
         let mut state = Answers { batch: &batch, ops: &ops, cause: None };
         answers.iter().find_map(|(seq, error)| state.take(*seq, Answer { error: *error, message: None }).break_value())
     }

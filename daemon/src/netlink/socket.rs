@@ -62,6 +62,11 @@ impl Socket {
         Ok(Self { socket, buffer: vec![0; RECEIVE], send_buffer: 0, sequence: 0 })
     }
 
+    /// Its port: what others see as the author of its requests.
+    pub fn port(&self) -> u32 {
+        self.socket.portid()
+    }
+
     /// Makes room for this much that waits unread, whatever the system's limit is. Memory is taken only while it waits.
     pub fn widen(&self, bytes: usize) -> Result<(), NetlinkError> {
         call("SO_RCVBUFFORCE", setsockopt(self, sockopt::RcvBufForce, &bytes))

@@ -77,6 +77,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// The sequence number of the request it answers.
     pub sequence: u32,
+    /// The port of the socket whose request it answers, or is an event of.
+    pub port: u32,
     /// All of it, header included.
     pub bytes: &'a [u8],
     /// What follows the netlink header.
@@ -138,6 +140,7 @@ impl<'a> Messages<'a> {
             kind: u16::from_ne_bytes(field(message, 4)?),
             flags: u16::from_ne_bytes(field(message, 6)?),
             sequence: u32::from_ne_bytes(field(message, 8)?),
+            port: u32::from_ne_bytes(field(message, 12)?),
             bytes: message,
             payload,
         })

@@ -26,6 +26,7 @@ impl EngineView for Ready {
             generation: 1,
             slot: "flatfell-1a",
             enforced: Some(Arc::default()),
+            locked: true,
             synced: true,
             swept: true,
             transactions: TransactionStats::default(),

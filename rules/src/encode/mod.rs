@@ -123,10 +123,21 @@ impl Batch {
     }
 }
 
-/// Encodes operations as one transaction.
-pub fn encode(ops: &[Op]) -> Result<Batch, BatchError> {
+/// Who may change a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Whoever may change nftables.
+    #[default]
+    Shared,
+    /// The socket that adds it, and nobody else as long as that is open; then the table stays and is anybody's. Adding one that
+    /// is nobody's any more takes it over (`NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`, Linux 6.9).
+    Owned,
+}
+
+/// Encodes operations as one transaction; tables are added with this ownership.
+pub fn encode(ops: &[Op], ownership: Ownership) -> Result<Batch, BatchError> {
     let whole = |source| BatchError { index: ops.len(), op: "transaction".to_owned(), source };
-    let mut encoder = objects::Encoder::new().map_err(whole)?;
+    let mut encoder = objects::Encoder::new(ownership).map_err(whole)?;
     for (index, op) in ops.iter().enumerate() {
         encoder.op(index, op).map_err(|source| BatchError { index, op: describe(op), source })?;
     }

@@ -10,14 +10,15 @@ use nftnl::nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::raw::RawElement;
-use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Writer, table};
+use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Table, Writer, table};
 use super::types::{
     INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, proto_family, range_bytes, set_user_data,
 };
-use super::{Batch, EncodeError, verdict_number};
+use super::{Batch, EncodeError, Ownership, verdict_number};
 use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Op, OpKind, SetKind};
 
 // NFT_MSG_* of linux/netfilter/nf_tables.h.
+const NEWTABLE: u16 = 0;
 const NEWCHAIN: u16 = 3;
 const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
@@ -33,6 +34,10 @@ const DELOBJ: u16 = 20;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
+
+// NFT_TABLE_F_*.
+const TABLE_OWNER: u32 = 2;
+const TABLE_PERSIST: u32 = 4;
 
 const OBJECT_COUNTER: u32 = 1;
 const POLICY_ACCEPT: u32 = 1;
@@ -84,14 +89,15 @@ pub(super) struct Encoder {
     /// The operation whose messages are written, and where.
     index: usize,
     family: u16,
+    ownership: Ownership,
 }
 
 impl Encoder {
     /// Opens the batch.
-    pub(super) fn new() -> Result<Self, EncodeError> {
+    pub(super) fn new(ownership: Ownership) -> Result<Self, EncodeError> {
         let mut writer = Writer::new()?;
         writer.begin(Batch::BEGIN)?;
-        Ok(Self { writer, batch: Batch::default(), last: None, index: 0, family: 0 })
+        Ok(Self { writer, batch: Batch::default(), last: None, index: 0, family: 0, ownership })
     }
 
     /// Closes the batch.
@@ -111,6 +117,7 @@ impl Encoder {
         self.family = family(op.table.family).into();
         let table = name(&op.table.name)?;
         match &op.kind {
+            OpKind::AddTable if self.ownership == Ownership::Owned => self.owned_table(table),
             OpKind::AddTable => self.table(MsgType::Add, op.table.family, table),
             OpKind::DeleteTable => self.table(MsgType::Del, op.table.family, table),
             OpKind::AddChain { name, hook, comment } => self.add_chain(table, name, *hook, comment),
@@ -144,6 +151,12 @@ impl Encoder {
         let flags = if kind == MsgType::Add { NLM_F_CREATE } else { 0 };
         let seq = self.next();
         self.writer.whole(&object, kind, flags, seq)
+    }
+
+    fn owned_table(&mut self, name: &str) -> Result<(), EncodeError> {
+        let mut object = Table::new()?;
+        object.str(NFTNL_TABLE_NAME, name)?.u32(NFTNL_TABLE_FLAGS, TABLE_OWNER | TABLE_PERSIST);
+        self.message(NEWTABLE, NLM_F_CREATE, &object)
     }
 
     fn chain(&self, table: &str, chain: &str) -> Result<Chain, EncodeError> {

@@ -33,14 +33,14 @@ fn messages(batch: &Batch) -> Vec<(usize, u16, u32)> {
 }
 
 fn refused(op: Op) -> EncodeError {
-    encode(&[self::op(OpKind::AddTable), op]).map_err(|error| error.source).expect_err("refused")
+    encode(&[self::op(OpKind::AddTable), op], Ownership::Shared).map_err(|error| error.source).expect_err("refused")
 }
 
 #[test]
 fn only_the_last_operation_asks_for_an_answer() {
     const ACK: u16 = 4;
     let counter = |name: &str| op(OpKind::DeleteCounter(name.into()));
-    let batch = encode(&[op(OpKind::AddTable), counter("a"), counter("b")]).expect("batch");
+    let batch = encode(&[op(OpKind::AddTable), counter("a"), counter("b")], Ownership::Shared).expect("batch");
     let all = messages(&batch);
     assert_eq!(all.iter().map(|(_, _, seq)| *seq).collect::<Vec<_>>(), vec![0, 1, 2, 3, 4]);
     assert_eq!(
@@ -55,7 +55,8 @@ fn long_lists_are_split_below_the_limit_of_an_attribute_and_stay_their_operation
     let datum = Datum::Counter("c".repeat(255).into());
     let elements = (0..2000).map(|number| (port(number), datum.clone())).collect();
     let add = op(OpKind::AddElements { set: "s".into(), elements });
-    let batch = encode(&[op(OpKind::AddTable), add, op(OpKind::DeleteSet("x".into()))]).expect("batch");
+    let batch =
+        encode(&[op(OpKind::AddTable), add, op(OpKind::DeleteSet("x".into()))], Ownership::Shared).expect("batch");
     let all = messages(&batch);
     assert!(all.len() > 10, "{all:?}");
     assert!(all.iter().all(|(length, ..)| *length < 1 << 16), "{all:?}");
@@ -134,7 +135,8 @@ fn what_cannot_be_encoded_exactly_is_refused() {
 
 #[test]
 fn an_error_names_its_operation() {
-    let error = encode(&[op(OpKind::AddTable), op(OpKind::DeleteChain(String::new().into()))]).expect_err("refused");
+    let error = encode(&[op(OpKind::AddTable), op(OpKind::DeleteChain(String::new().into()))], Ownership::Shared)
+        .expect_err("refused");
     assert_eq!(error.index, 1);
     assert!(error.to_string().starts_with("delete chain inet flatfell-1a "), "{error}");
 }

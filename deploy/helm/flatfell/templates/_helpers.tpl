@@ -40,6 +40,7 @@ app.kubernetes.io/name: flatfell
       "FLATFELL_POD_BRIDGES" (join "," .Values.podBridges)
       "FLATFELL_POD_CIDRS" (join "," .Values.podCidrs)
       "FLATFELL_STARTUP_TAINT" .Values.startupTaint
+      "FLATFELL_TABLES" .Values.tables
       "FLATFELL_TERMINATING" .Values.terminating
       "FLATFELL_UNKNOWN_PODS" .Values.unknownPods }}
 {{- range $name, $value := $settings }}
