@@ -83,6 +83,8 @@ enum Source {
 #[derive(Debug)]
 pub struct FlatfellNode {
     space: Netns,
+    /// In place of the one next to this program.
+    binary: Option<PathBuf>,
     name: String,
     flags: Vec<String>,
     directory: TempDir,
@@ -129,7 +131,19 @@ impl FlatfellNode {
 
     /// The same without waiting.
     pub fn launch(lab: &Lab, node: u8, kubeconfig: &Path, flags: &[&str]) -> Result<Self, NodeError> {
+        Self::launch_binary(None, lab, node, kubeconfig, flags)
+    }
+
+    /// The same with another build of the daemon, if one is given.
+    pub fn launch_binary(
+        binary: Option<&Path>,
+        lab: &Lab,
+        node: u8,
+        kubeconfig: &Path,
+        flags: &[&str],
+    ) -> Result<Self, NodeError> {
         let mut this = Self::new(lab, node, Source::Server(kubeconfig.to_owned()), flags)?;
+        this.binary = binary.map(Path::to_owned);
         this.begin()?;
         Ok(this)
     }
@@ -137,6 +151,7 @@ impl FlatfellNode {
     fn new(lab: &Lab, node: u8, source: Source, flags: &[&str]) -> Result<Self, NodeError> {
         let this = Self {
             space: lab.netns(Place::Node(node))?.again()?,
+            binary: None,
             name: format!("node{node}"),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             directory: TempDir::new().map_err(failed("a directory for manifests"))?,
@@ -255,7 +270,7 @@ impl FlatfellNode {
     }
 
     fn begin(&mut self) -> Result<(), NodeError> {
-        let binary = binary()?;
+        let binary = self.binary.clone().map_or_else(binary, Ok)?;
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed("the log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--node", &self.name]);

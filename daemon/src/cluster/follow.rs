@@ -15,10 +15,10 @@ use tokio::time::sleep;
 
 use super::access::Access;
 use super::arrival::timestamp;
+use super::coding::{Coding, CodingError};
 use super::failure::{Answer, Failure, shortened};
 use super::ledger::{Draft, Findings, Ledger, News, version};
 use super::lines::Lines;
-use super::prune;
 use super::resource::{INITIAL_EVENTS_END, Resource};
 use super::session::Session;
 use super::watch_state::{Broken, WatchState};
@@ -200,7 +200,7 @@ impl Follow {
                 return Err(Failure::Silent(self.patience.answer).into());
             };
             let Some(line) = line? else { return Err(Failure::Ended.into()) };
-            match self.event(&line, true)? {
+            match self.event(lines.coding(), &line, true)? {
                 Event::Put { object, .. } => {
                     self.draft(&mut draft, &object).await?;
                 }
@@ -224,7 +224,7 @@ impl Follow {
             let request = Request::new(self.resource.path()).list(&parameters);
             let mut answer = self.session.ask(self.resource, "list", false, request).await?;
             let text = answer.all(self.patience.answer).await?;
-            let page = prune::decode(&text, self.resource.page()).map_err(|error| garbage_text(&text, &error))?;
+            let page = answer.coding().page(&text, self.resource).map_err(|error| garbage_text(&text, &error))?;
             drop(text);
             self.expect_kind(&page, "List", true)?;
             for item in items(&page)? {
@@ -289,7 +289,7 @@ impl Follow {
                 Err(_) => {}
                 Ok(line) => match line? {
                     Some(line) => {
-                        self.take_event(&line)?;
+                        self.take_event(lines.coding(), &line)?;
                         self.works();
                         self.tell().await?;
                         is_proven = true;
@@ -305,8 +305,8 @@ impl Follow {
         }
     }
 
-    fn take_event(&mut self, line: &[u8]) -> Result<(), Failure> {
-        let object = match self.event(line, false)? {
+    fn take_event(&mut self, coding: Coding, line: &[u8]) -> Result<(), Failure> {
+        let object = match self.event(coding, line, false)? {
             Event::Put { object, is_new } => {
                 let news = self.ledger.put(&object).map_err(garbage)?;
                 if is_new && news.is_some() {
@@ -329,8 +329,8 @@ impl Follow {
         Ok(())
     }
 
-    fn event(&mut self, line: &[u8], streaming: bool) -> Result<Event, Failure> {
-        let mut event = prune::decode(line, self.resource.event()).map_err(|error| garbage_text(line, &error))?;
+    fn event(&mut self, coding: Coding, line: &[u8], streaming: bool) -> Result<Event, Failure> {
+        let mut event = coding.event(line, self.resource).map_err(|error| garbage_text(line, &error))?;
         let object = event.get_mut("object").map(Value::take).unwrap_or_default();
         let word = event.get("type").and_then(Value::as_str).unwrap_or_default();
         if word == "ERROR" {
@@ -457,7 +457,7 @@ fn garbage(what: impl ToString) -> Failure {
     Failure::Garbage(what.to_string())
 }
 
-fn garbage_text(text: &[u8], error: &serde_json::Error) -> Failure {
+fn garbage_text(text: &[u8], error: &CodingError) -> Failure {
     let begin = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
     garbage(format!("{error}; it begins with {:?}", shortened(&begin)))
 }

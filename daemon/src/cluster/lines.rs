@@ -1,6 +1,6 @@
 //! The bytes of an answer.
 //!
-//! In: a response of the API server. Out: its lines one by one, or all of it. What always holds: a server cannot make
+//! In: a response of the API server. Out: its events one by one, or all of it. What always holds: a server cannot make
 //! this daemon keep more than a limit, nor wait longer than it was told to.
 
 use std::time::Duration;
@@ -12,6 +12,7 @@ use kube::client::Body;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::coding::Coding;
 use super::failure::{Failure, chain};
 
 /// Longest event of a watch; etcd holds no object half as large.
@@ -20,12 +21,16 @@ const LINE_MAX: usize = 8 * 1024 * 1024;
 /// Longest page of a list.
 const PAGE_MAX: usize = 256 * 1024 * 1024;
 
+/// Bytes of the length before an event in protobuf.
+const HEADER: usize = 4;
+
 /// An answer that is being read.
 pub struct Lines {
     server: String,
+    coding: Coding,
     body: Body,
     buffer: Vec<u8>,
-    /// Where the next line begins.
+    /// Where the next event begins.
     start: usize,
     /// Up to here the buffer was searched for an end of line.
     searched: usize,
@@ -34,46 +39,72 @@ pub struct Lines {
 impl Lines {
     /// The body of an answer of the server at this address.
     pub fn new(server: &str, response: Response<Body>) -> Self {
-        Self { server: server.to_owned(), body: response.into_body(), buffer: Vec::new(), start: 0, searched: 0 }
+        let coding = Coding::of(response.headers());
+        let server = server.to_owned();
+        Self { server, coding, body: response.into_body(), buffer: Vec::new(), start: 0, searched: 0 }
     }
 
-    /// The next line; `None` at the end. A line that the end cuts off is none. Safe to be dropped and called again. The
-    /// server has this long; a line that is here already costs no timer.
+    /// What it is written in.
+    pub fn coding(&self) -> Coding {
+        self.coding
+    }
+
+    /// The next event; `None` at the end. One that the end cuts off is none. Safe to be dropped and called again. The
+    /// server has this long; what is here already costs no timer.
     pub async fn next_within(&mut self, patience: Duration) -> Result<Result<Option<Vec<u8>>, Failure>, Elapsed> {
-        match self.take_line() {
-            Some(line) => Ok(Ok(Some(line))),
-            None => timeout(patience, self.next()).await,
+        match self.take_event() {
+            Ok(None) => timeout(patience, self.next()).await,
+            taken => Ok(taken),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
-            if self.searched > LINE_MAX {
-                return Err(Failure::Garbage(format!("an event of more than {LINE_MAX} bytes")));
-            }
             match self.more().await? {
                 Some(bytes) => self.buffer.extend_from_slice(&bytes),
                 None => return Ok(None),
             }
-            if let Some(line) = self.take_line() {
-                return Ok(Some(line));
+            if let Some(event) = self.take_event()? {
+                return Ok(Some(event));
             }
         }
     }
 
-    /// A whole line of the buffer. Without one, what is left is moved to its front: once for each piece that comes.
-    fn take_line(&mut self) -> Option<Vec<u8>> {
-        let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+    /// A whole event of the buffer. Without one, what is left is moved to its front: once for each piece that comes.
+    fn take_event(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let found = match self.coding {
+            Coding::Json => self.line(),
+            Coding::Protobuf => self.frame(),
+        };
+        let Some((begin, end, next)) = found.filter(|(_, end, _)| *end <= self.buffer.len()) else {
+            let length = found.map_or(self.buffer.len(), |(_, end, _)| end) - self.start;
+            if length > LINE_MAX {
+                return Err(Failure::Garbage(format!("an event of more than {LINE_MAX} bytes")));
+            }
             self.buffer.drain(..self.start);
             self.start = 0;
             self.searched = self.buffer.len();
-            return None;
+            return Ok(None);
         };
+        let event = self.buffer[begin..end].to_vec();
+        self.start = next;
+        self.searched = next;
+        Ok(Some(event))
+    }
+
+    /// Begin and end of the next line, if it is here, and where the one after it begins.
+    fn line(&self) -> Option<(usize, usize, usize)> {
+        let length = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n')?;
         let end = self.searched + length;
-        let line = self.buffer[self.start..end].to_vec();
-        self.start = end + 1;
-        self.searched = self.start;
-        Some(line)
+        Some((self.start, end, end + 1))
+    }
+
+    /// The same for what has its length before it; its end may be still to come.
+    fn frame(&self) -> Option<(usize, usize, usize)> {
+        let header = self.buffer[self.start..].first_chunk::<HEADER>()?;
+        let begin = self.start + HEADER;
+        let end = begin.saturating_add(usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX));
+        Some((begin, end, end))
     }
 
     /// Everything, if no pause is longer than this.

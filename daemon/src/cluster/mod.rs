@@ -12,11 +12,13 @@
 
 mod access;
 mod arrival;
+mod coding;
 mod failure;
 mod follow;
 mod ledger;
 mod lines;
 mod node;
+mod protobuf;
 mod prune;
 mod resource;
 mod session;

@@ -1,8 +1,9 @@
-//! JSON of which only the wanted fields are kept.
+//! What of an object is kept, and JSON of which only that is kept.
 //!
 //! In: text, and a [`Keep`] that says which fields are of use. Out: a [`Value`] with these alone. What always holds: what
 //! is not kept is never allocated; whatever the types are, decoding succeeds, and a value of another type than was
-//! expected keeps its type, so that whoever reads it can say what is wrong.
+//! expected keeps its type, so that whoever reads it can say what is wrong. The types of [`Keep`] are for
+//! [`super::protobuf`], whose bytes do not say them.
 
 use std::fmt;
 
@@ -12,13 +13,28 @@ use serde_json::{Map, Number, Value};
 /// What is kept of a value.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {
-    /// All of it.
+    /// All of it. Only where JSON is asked for.
     All,
+    /// All of it, a text; an empty one is as good as none.
+    Text,
+    /// All of it, true or false; false is as good as none.
+    Flag,
+    /// All of it, a whole number.
+    Number,
+    /// All of it, a time.
+    Time,
+    /// All of it, texts by name.
+    Texts,
+    /// Of texts by name these.
+    TextsOf(&'static [&'static str]),
     /// Of an object these fields.
-    Fields(&'static [(&'static str, Keep)]),
+    Fields(&'static [Field]),
     /// Of a list every item, and of each this.
     Items(&'static Keep),
 }
+
+/// A field's name, its number in protobuf (0: it has none), and what is kept of it.
+pub type Field = (&'static str, u32, Keep);
 
 /// Decodes a text.
 pub fn decode(text: &[u8], keep: Keep) -> Result<Value, serde_json::Error> {
@@ -31,17 +47,18 @@ pub fn decode(text: &[u8], keep: Keep) -> Result<Value, serde_json::Error> {
 impl Keep {
     fn field(self, name: &str) -> Option<Self> {
         match self {
-            Self::All => Some(Self::All),
-            Self::Fields(fields) => fields.iter().find(|(field, _)| *field == name).map(|(_, keep)| *keep),
+            Self::Fields(fields) => fields.iter().find(|(field, ..)| *field == name).map(|(.., keep)| *keep),
+            Self::TextsOf(names) => names.contains(&name).then_some(Self::All),
             Self::Items(_) => None,
+            Self::All | Self::Text | Self::Flag | Self::Number | Self::Time | Self::Texts => Some(Self::All),
         }
     }
 
     fn item(self) -> Option<Self> {
         match self {
-            Self::All => Some(Self::All),
             Self::Items(keep) => Some(*keep),
-            Self::Fields(_) => None,
+            Self::Fields(_) | Self::TextsOf(_) => None,
+            Self::All | Self::Text | Self::Flag | Self::Number | Self::Time | Self::Texts => Some(Self::All),
         }
     }
 }
@@ -100,7 +117,7 @@ impl<'de> Visitor<'de> for Keep {
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
-        while let Some(field) = object.next_key_seed(Field(self))? {
+        while let Some(field) = object.next_key_seed(Name(self))? {
             match field {
                 Some((name, keep)) => {
                     let value = object.next_value_seed(keep)?;
@@ -116,9 +133,9 @@ impl<'de> Visitor<'de> for Keep {
 }
 
 /// The name of a field, if it is kept.
-struct Field(Keep);
+struct Name(Keep);
 
-impl<'de> DeserializeSeed<'de> for Field {
+impl<'de> DeserializeSeed<'de> for Name {
     type Value = Option<(String, Keep)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -126,7 +143,7 @@ impl<'de> DeserializeSeed<'de> for Field {
     }
 }
 
-impl Visitor<'_> for Field {
+impl Visitor<'_> for Name {
     type Value = Option<(String, Keep)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,9 +162,9 @@ mod tests {
     use super::*;
 
     const KEEP: Keep = Keep::Fields(&[
-        ("name", Keep::All),
-        ("ports", Keep::Items(&Keep::Fields(&[("port", Keep::All)]))),
-        ("spec", Keep::All),
+        ("name", 0, Keep::All),
+        ("ports", 0, Keep::Items(&Keep::Fields(&[("port", 0, Keep::All)]))),
+        ("spec", 0, Keep::All),
     ]);
 
     fn kept(text: &str) -> Value {

@@ -2,9 +2,11 @@
 //!
 //! In: nothing. Out: for each [`Resource`] its place in the API and what is kept of an object. What always holds: every
 //! field that `flatfell_rules::parse` looks at is kept (a test compares both on the same objects); of a policy's spec
-//! everything is, since a field that is not known may narrow it.
+//! everything is, since a field that is not known may narrow it. Numbers are those of Kubernetes' `generated.proto`.
 
-use super::prune::Keep;
+use flatfell_rules::parse::MODE_ANNOTATION;
+
+use super::prune::{Field, Keep};
 
 /// The annotation of a Node that opens it until a time.
 pub const PAUSED_UNTIL: &str = "flatfell.io/paused-until";
@@ -64,48 +66,59 @@ impl Resource {
         !matches!(self, Self::Node)
     }
 
+    /// What is kept of one object.
+    pub const fn object(self) -> Keep {
+        match self {
+            Self::Pods => POD,
+            Self::Namespaces => NAMESPACE,
+            Self::Policies => POLICY,
+            Self::Node => NODE,
+        }
+    }
+
     /// What is kept of one event of a watch.
     pub const fn event(self) -> Keep {
         match self {
-            Self::Pods => Keep::Fields(&[("type", Keep::All), ("object", POD)]),
-            Self::Namespaces => Keep::Fields(&[("type", Keep::All), ("object", NAMESPACE)]),
-            Self::Policies => Keep::Fields(&[("type", Keep::All), ("object", POLICY)]),
-            Self::Node => Keep::Fields(&[("type", Keep::All), ("object", NODE)]),
+            Self::Pods => Keep::Fields(&[TYPE, ("object", 2, POD)]),
+            Self::Namespaces => Keep::Fields(&[TYPE, ("object", 2, NAMESPACE)]),
+            Self::Policies => Keep::Fields(&[TYPE, ("object", 2, POLICY)]),
+            Self::Node => Keep::Fields(&[TYPE, ("object", 2, NODE)]),
         }
     }
 
     /// What is kept of one page of a list.
     pub const fn page(self) -> Keep {
         match self {
-            Self::Pods => {
-                Keep::Fields(&[("kind", Keep::All), ("metadata", PAGE_METADATA), ("items", Keep::Items(&POD))])
-            }
-            Self::Namespaces => {
-                Keep::Fields(&[("kind", Keep::All), ("metadata", PAGE_METADATA), ("items", Keep::Items(&NAMESPACE))])
-            }
-            Self::Policies => {
-                Keep::Fields(&[("kind", Keep::All), ("metadata", PAGE_METADATA), ("items", Keep::Items(&POLICY))])
-            }
-            Self::Node => {
-                Keep::Fields(&[("kind", Keep::All), ("metadata", PAGE_METADATA), ("items", Keep::Items(&NODE))])
-            }
+            Self::Pods => Keep::Fields(&[KIND, PAGE_METADATA, ("items", 2, Keep::Items(&POD))]),
+            Self::Namespaces => Keep::Fields(&[KIND, PAGE_METADATA, ("items", 2, Keep::Items(&NAMESPACE))]),
+            Self::Policies => Keep::Fields(&[KIND, PAGE_METADATA, ("items", 2, Keep::Items(&POLICY))]),
+            Self::Node => Keep::Fields(&[KIND, PAGE_METADATA, ("items", 2, Keep::Items(&NODE))]),
         }
     }
 }
 
 /// What is kept of a Status, the answer when something is wrong.
 pub const STATUS: Keep =
-    Keep::Fields(&[("kind", Keep::All), ("code", Keep::All), ("message", Keep::All), ("reason", Keep::All)]);
+    Keep::Fields(&[KIND, ("message", 3, Keep::Text), ("reason", 4, Keep::Text), ("code", 6, Keep::Number)]);
 
-const PAGE_METADATA: Keep = Keep::Fields(&[("resourceVersion", Keep::All), ("continue", Keep::All)]);
+const TYPE: Field = ("type", 1, Keep::Text);
+const PAGE_METADATA: Field =
+    ("metadata", 1, Keep::Fields(&[("resourceVersion", 2, Keep::Text), ("continue", 3, Keep::Text)]));
 
-const MODE: (&str, Keep) = (flatfell_rules::parse::MODE_ANNOTATION, Keep::All);
-const END: (&str, Keep) = (INITIAL_EVENTS_END, Keep::All);
-const KIND: (&str, Keep) = ("kind", Keep::All);
-// An event's object may be a Status instead.
-const CODE: (&str, Keep) = ("code", Keep::All);
-const MESSAGE: (&str, Keep) = ("message", Keep::All);
-const REASON: (&str, Keep) = ("reason", Keep::All);
+// In protobuf it stands before the object, which may be a Status instead.
+const KIND: Field = ("kind", 0, Keep::Text);
+const CODE: Field = ("code", 0, Keep::Number);
+const MESSAGE: Field = ("message", 0, Keep::Text);
+const REASON: Field = ("reason", 0, Keep::Text);
+
+const NAME: Field = ("name", 1, Keep::Text);
+const IN_NAMESPACE: Field = ("namespace", 3, Keep::Text);
+const UID: Field = ("uid", 5, Keep::Text);
+const VERSION: Field = ("resourceVersion", 6, Keep::Text);
+const CREATED: Field = ("creationTimestamp", 8, Keep::Time);
+const DELETED: Field = ("deletionTimestamp", 9, Keep::Time);
+const LABELS: Field = ("labels", 11, Keep::Texts);
+const ANNOTATIONS: &str = "annotations";
 
 const POD: Keep = Keep::Fields(&[
     KIND,
@@ -114,41 +127,49 @@ const POD: Keep = Keep::Fields(&[
     REASON,
     (
         "metadata",
+        1,
         Keep::Fields(&[
-            ("name", Keep::All),
-            ("namespace", Keep::All),
-            ("uid", Keep::All),
-            ("resourceVersion", Keep::All),
-            ("creationTimestamp", Keep::All),
-            ("labels", Keep::All),
-            ("annotations", Keep::Fields(&[END])),
+            NAME,
+            IN_NAMESPACE,
+            UID,
+            VERSION,
+            CREATED,
+            LABELS,
+            (ANNOTATIONS, 12, Keep::TextsOf(&[INITIAL_EVENTS_END])),
         ]),
     ),
     (
         "spec",
+        2,
         Keep::Fields(&[
-            ("nodeName", Keep::All),
-            ("hostNetwork", Keep::All),
-            ("containers", Keep::Items(&CONTAINER)),
-            ("initContainers", Keep::Items(&CONTAINER)),
+            ("containers", 2, Keep::Items(&CONTAINER)),
+            ("nodeName", 10, Keep::Text),
+            ("hostNetwork", 11, Keep::Flag),
+            ("initContainers", 20, Keep::Items(&CONTAINER)),
         ]),
     ),
     (
         "status",
+        3,
         Keep::Fields(&[
-            ("phase", Keep::All),
-            ("podIP", Keep::All),
-            ("podIPs", Keep::Items(&Keep::Fields(&[("ip", Keep::All)]))),
+            ("phase", 1, Keep::Text),
+            ("podIP", 6, Keep::Text),
+            ("podIPs", 12, Keep::Items(&Keep::Fields(&[("ip", 1, Keep::Text)]))),
         ]),
     ),
 ]);
 
 const CONTAINER: Keep = Keep::Fields(&[
-    ("restartPolicy", Keep::All),
     (
         "ports",
-        Keep::Items(&Keep::Fields(&[("name", Keep::All), ("protocol", Keep::All), ("containerPort", Keep::All)])),
+        6,
+        Keep::Items(&Keep::Fields(&[
+            ("name", 1, Keep::Text),
+            ("containerPort", 3, Keep::Number),
+            ("protocol", 4, Keep::Text),
+        ])),
     ),
+    ("restartPolicy", 24, Keep::Text),
 ]);
 
 const NAMESPACE: Keep = Keep::Fields(&[
@@ -158,13 +179,14 @@ const NAMESPACE: Keep = Keep::Fields(&[
     REASON,
     (
         "metadata",
+        1,
         Keep::Fields(&[
-            ("name", Keep::All),
-            ("uid", Keep::All),
-            ("resourceVersion", Keep::All),
-            ("deletionTimestamp", Keep::All),
-            ("labels", Keep::All),
-            ("annotations", Keep::Fields(&[END, MODE])),
+            NAME,
+            UID,
+            VERSION,
+            DELETED,
+            LABELS,
+            (ANNOTATIONS, 12, Keep::TextsOf(&[INITIAL_EVENTS_END, MODE_ANNOTATION])),
         ]),
     ),
 ]);
@@ -176,16 +198,17 @@ const POLICY: Keep = Keep::Fields(&[
     REASON,
     (
         "metadata",
+        1,
         Keep::Fields(&[
-            ("name", Keep::All),
-            ("namespace", Keep::All),
-            ("uid", Keep::All),
-            ("resourceVersion", Keep::All),
-            ("creationTimestamp", Keep::All),
-            ("annotations", Keep::Fields(&[END, MODE])),
+            NAME,
+            IN_NAMESPACE,
+            UID,
+            VERSION,
+            CREATED,
+            (ANNOTATIONS, 12, Keep::TextsOf(&[INITIAL_EVENTS_END, MODE_ANNOTATION])),
         ]),
     ),
-    ("spec", Keep::All),
+    ("spec", 2, Keep::All),
 ]);
 
 const NODE: Keep = Keep::Fields(&[
@@ -195,14 +218,10 @@ const NODE: Keep = Keep::Fields(&[
     REASON,
     (
         "metadata",
-        Keep::Fields(&[
-            ("name", Keep::All),
-            ("uid", Keep::All),
-            ("resourceVersion", Keep::All),
-            ("annotations", Keep::Fields(&[END, (PAUSED_UNTIL, Keep::All)])),
-        ]),
+        1,
+        Keep::Fields(&[NAME, UID, VERSION, (ANNOTATIONS, 12, Keep::TextsOf(&[INITIAL_EVENTS_END, PAUSED_UNTIL]))]),
     ),
-    ("spec", Keep::Fields(&[("taints", Keep::All), ("podCIDR", Keep::All), ("podCIDRs", Keep::All)])),
+    ("spec", 2, Keep::Fields(&[("taints", 5, Keep::All), ("podCIDR", 1, Keep::All), ("podCIDRs", 7, Keep::All)])),
 ]);
 
 #[cfg(test)]

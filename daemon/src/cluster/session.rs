@@ -5,16 +5,17 @@
 
 use std::time::Duration;
 
+use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{Request, Response};
 use kube::Client;
 use kube::client::Body;
 use tokio::time::timeout;
 
 use super::access::Access;
+use super::coding::Coding;
 use super::failure::{Answer, Failure, chain, shortened};
 use super::lines::Lines;
-use super::prune;
-use super::resource::{Resource, STATUS};
+use super::resource::Resource;
 
 /// Bytes of an error's text.
 const ERROR_BYTES: usize = 64 * 1024;
@@ -45,7 +46,8 @@ impl Session {
         streaming: bool,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Lines, Failure> {
-        let request = request.map_err(|error| Failure::of_error("", &error))?;
+        let mut request = request.map_err(|error| Failure::of_error("", &error))?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(Coding::accepted(resource)));
         self.send(resource, verb, streaming, request.map(Body::from)).await
     }
 
@@ -80,11 +82,12 @@ impl Session {
 
     async fn answer(&self, server: &str, response: Response<Body>) -> Answer {
         let code = response.status().as_u16();
-        let text = match Lines::new(server, response).all(self.patience).await {
+        let mut lines = Lines::new(server, response);
+        let text = match lines.all(self.patience).await {
             Ok(text) => text,
             Err(failure) => return Answer { code, message: failure.to_string() },
         };
-        match prune::decode(&text, STATUS) {
+        match lines.coding().status(&text) {
             Ok(status) if status.is_object() => Answer { code, ..Answer::of(&status, code) },
             _ => {
                 let text = String::from_utf8_lossy(&text[..text.len().min(ERROR_BYTES)]).into_owned();

@@ -32,6 +32,7 @@ async fn any_history_ends_as_if_only_the_end_had_been() {
                 world.page_max = 2;
             });
         }
+        api.edit(|world| world.protobuf = seed % 3 != 0);
         let daemon = Daemon::start(&api).await;
         for _ in 0..60 {
             let name = random.below(8);

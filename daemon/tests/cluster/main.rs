@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod arrival;
+mod coded;
 mod daemon;
 mod fake_api;
 mod history;

@@ -59,6 +59,11 @@ impl Process {
         Ok(Self { name: part.to_owned(), log: log.to_owned(), child })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it said, all lives together.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

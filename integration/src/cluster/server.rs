@@ -111,6 +111,11 @@ impl ApiServer {
         self.server.take().map_or(Ok(()), Process::kill9)
     }
 
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Process::id)
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         self.server.as_ref().map(Process::log).unwrap_or_default()

@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
 use super::world::{Event, Fault, Streams, World, kind_of};
+use super::{Shared, protobuf};
 
 /// A body that is sent piece by piece.
 pub struct Pieces(mpsc::Receiver<Bytes>);
@@ -28,9 +28,53 @@ impl Body for Pieces {
     }
 }
 
-fn whole(status: u16, text: String) -> Response<Pieces> {
+/// What an answer is written in.
+#[derive(Clone, Copy, PartialEq)]
+enum Coding {
+    Json,
+    Protobuf,
+}
+
+impl Coding {
+    /// What the client likes best of what the server can.
+    fn of(request: &Request<Incoming>, world: &World) -> Self {
+        let liked = request.headers().get(ACCEPT).and_then(|liked| liked.to_str().ok()).unwrap_or_default();
+        if world.protobuf && liked.starts_with(PROTOBUF) { Self::Protobuf } else { Self::Json }
+    }
+
+    fn whole(self, status: u16, value: &Value) -> Response<Pieces> {
+        self.marked(match self {
+            Self::Json => whole(status, value.to_string()),
+            Self::Protobuf => whole(status, protobuf::object(value)),
+        })
+    }
+
+    fn refused(self, code: u16, message: &str) -> Response<Pieces> {
+        self.whole(code, &status(code, message))
+    }
+
+    fn event(self, event: &Value) -> Bytes {
+        match self {
+            Self::Json => Bytes::from(format!("{event}\n")),
+            Self::Protobuf => Bytes::from(protobuf::framed(&protobuf::event(event))),
+        }
+    }
+
+    fn marked(self, mut response: Response<Pieces>) -> Response<Pieces> {
+        if self == Self::Protobuf {
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch"));
+        }
+        response
+    }
+}
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+fn whole(status: u16, text: impl Into<Bytes>) -> Response<Pieces> {
     let (sender, receiver) = mpsc::channel(1);
-    drop(sender.try_send(Bytes::from(text)));
+    drop(sender.try_send(text.into()));
     let mut response = Response::new(Pieces(receiver));
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     response
@@ -38,10 +82,6 @@ fn whole(status: u16, text: String) -> Response<Pieces> {
 
 fn status(code: u16, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "message": message})
-}
-
-fn refused(code: u16, message: &str) -> Response<Pieces> {
-    whole(code, status(code, message).to_string())
 }
 
 /// The parameters of a query, decoded as far as tests need it.
@@ -54,19 +94,20 @@ pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     shared.world().requests.push(format!("{} {path}?{query}", request.method()));
+    let coding = Coding::of(&request, &shared.world());
     if !is_known(&request, &shared.world()) {
-        return refused(401, "Unauthorized");
+        return coding.refused(401, "Unauthorized");
     }
     let fault = shared.world().fault.clone();
-    let Some((kind, resource)) = kind_of(&path) else { return refused(404, "no such resource") };
+    let Some((kind, resource)) = kind_of(&path) else { return coding.refused(404, "no such resource") };
     match fault {
         Fault::Hang => return std::future::pending().await,
-        Fault::Status(code, of) if of.is_empty() || of == resource => return refused(code, "the fake refuses"),
-        Fault::Garbage(text) => return whole(200, format!("{text}\n")),
+        Fault::Status(code, of) if of.is_empty() || of == resource => return coding.refused(code, "the fake refuses"),
+        Fault::Garbage(text) => return coding.marked(whole(200, format!("{text}\n"))),
         Fault::HangInBody => {
             let (sender, receiver) = mpsc::channel(1);
             tokio::spawn(async move { sender.closed().await });
-            return Response::new(Pieces(receiver));
+            return coding.marked(Response::new(Pieces(receiver)));
         }
         _ => {}
     }
@@ -74,7 +115,11 @@ pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response
         return patch(request, &shared, &path).await;
     }
     let parameters = parameters(&query);
-    if parameters.contains_key("watch") { watch(kind, parameters, shared) } else { list(kind, &parameters, &shared) }
+    if parameters.contains_key("watch") {
+        watch(kind, parameters, shared, coding)
+    } else {
+        list(kind, &parameters, &shared, coding)
+    }
 }
 
 fn is_known(request: &Request<Incoming>, world: &World) -> bool {
@@ -94,7 +139,7 @@ async fn patch(request: Request<Incoming>, shared: &Shared, path: &str) -> Respo
     shared.changed.notify_waiters();
     match outcome {
         Ok(node) => whole(200, node.to_string()),
-        Err(message) => refused(422, &message),
+        Err(message) => Coding::Json.refused(422, &message),
     }
 }
 
@@ -124,7 +169,7 @@ fn selected<'a>(world: &'a World, kind: &'a str, parameters: &BTreeMap<String, S
     world.of_kind(kind).filter(fits).collect()
 }
 
-fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared) -> Response<Pieces> {
+fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared, coding: Coding) -> Response<Pieces> {
     let world = shared.world();
     let all = selected(&world, kind, parameters);
     let begin: usize = parameters.get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
@@ -134,45 +179,50 @@ fn list(kind: &str, parameters: &BTreeMap<String, String>, shared: &Shared) -> R
     let next = if end < all.len() { end.to_string() } else { String::new() };
     let version = (world.version).to_string();
     let metadata = json!({"resourceVersion": version, "continue": next});
-    whole(
-        200,
-        json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page}).to_string(),
-    )
+    let page = json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page});
+    coding.whole(200, &page)
 }
 
-fn watch(kind: &'static str, parameters: BTreeMap<String, String>, shared: Arc<Shared>) -> Response<Pieces> {
+fn watch(
+    kind: &'static str,
+    parameters: BTreeMap<String, String>,
+    shared: Arc<Shared>,
+    coding: Coding,
+) -> Response<Pieces> {
     let streams = shared.world().streams;
     let with_list = parameters.contains_key("sendInitialEvents");
     if with_list && streams == Streams::RefusedInStatus {
-        return refused(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
+        return coding.refused(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
     }
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
         if with_list && streams == Streams::RefusedInEvent {
             let message = "RequestWatchProgress feature is disabled";
-            drop(send(&sender, &json!({"type": "ERROR", "object": status(500, message)})).await);
+            let error = json!({"type": "ERROR", "object": status(500, message)});
+            drop(sender.send(coding.event(&error)).await);
         } else {
             // A client that is gone ends it.
-            drop(Watch { kind, parameters, shared, sender }.run(with_list && streams == Streams::Yes).await);
+            drop(Watch { kind, parameters, shared, sender, coding }.run(with_list && streams == Streams::Yes).await);
         }
     });
-    Response::new(Pieces(receiver))
+    coding.marked(Response::new(Pieces(receiver)))
 }
 
 struct Gone;
-
-async fn send(sender: &mpsc::Sender<Bytes>, event: &Value) -> Result<(), Gone> {
-    sender.send(Bytes::from(format!("{event}\n"))).await.map_err(|_| Gone)
-}
 
 struct Watch {
     kind: &'static str,
     parameters: BTreeMap<String, String>,
     shared: Arc<Shared>,
     sender: mpsc::Sender<Bytes>,
+    coding: Coding,
 }
 
 impl Watch {
+    async fn send(&self, event: &Value) -> Result<(), Gone> {
+        self.sender.send(self.coding.event(event)).await.map_err(|_| Gone)
+    }
+
     async fn run(&self, with_list: bool) -> Result<(), Gone> {
         let (mut version, fault) = if with_list { self.list().await? } else { self.begin() };
         match fault {
@@ -195,7 +245,7 @@ impl Watch {
             }
             for event in events {
                 version = event.version;
-                send(&self.sender, &json!({"type": event.word, "object": event.object})).await?;
+                self.send(&json!({"type": event.word, "object": event.object})).await?;
             }
             tokio::select! {
                 () = changed => {}
@@ -221,7 +271,7 @@ impl Watch {
             (objects, world.version, world.fault.clone())
         };
         for object in objects {
-            send(&self.sender, &json!({"type": "ADDED", "object": object})).await?;
+            self.send(&json!({"type": "ADDED", "object": object})).await?;
         }
         if let Fault::GarbageInList(line) = &fault {
             self.line(line.clone()).await?;
@@ -242,11 +292,11 @@ impl Watch {
 
     async fn bookmark(&self, version: u64, annotations: Value) -> Result<(), Gone> {
         let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
-        send(&self.sender, &json!({"type": "BOOKMARK", "object": {"kind": self.kind, "metadata": metadata}})).await
+        self.send(&json!({"type": "BOOKMARK", "object": {"kind": self.kind, "metadata": metadata}})).await
     }
 
     async fn error(&self, code: u16, message: &str) -> Result<(), Gone> {
-        send(&self.sender, &json!({"type": "ERROR", "object": status(code, message)})).await
+        self.send(&json!({"type": "ERROR", "object": status(code, message)})).await
     }
 
     async fn line(&self, line: String) -> Result<(), Gone> {

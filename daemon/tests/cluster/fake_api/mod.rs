@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
 mod answer;
+mod protobuf;
 mod world;
 
 use std::convert::Infallible;

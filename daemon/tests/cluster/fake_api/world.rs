@@ -67,6 +67,8 @@ pub struct World {
     pub oldest: u64,
     /// How it lists as a stream.
     pub streams: Streams,
+    /// Whether it can write protobuf.
+    pub protobuf: bool,
     /// What goes wrong.
     pub fault: Fault,
     /// The one token that it believes; it believes everybody without.
@@ -89,6 +91,7 @@ impl Default for World {
             version: 100,
             oldest: 0,
             streams: Streams::Yes,
+            protobuf: false,
             fault: Fault::None,
             token: None,
             bookmarks: Duration::from_millis(100),
