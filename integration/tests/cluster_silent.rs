@@ -74,7 +74,7 @@ fn reads(daemon: &FlatfellNode, words: &[&str], patience: Duration) -> String {
 
 #[test]
 fn a_server_that_swallows_packets() {
-    let cluster = cluster();
+    let mut cluster = cluster();
     swallow(&cluster, "0-65535");
     let kubeconfig = cluster.server.kubeconfig("flatfell").expect("a kubeconfig");
     let daemon = FlatfellNode::launch(&cluster.lab, 1, &kubeconfig, &[]).expect("a daemon");
