@@ -50,10 +50,11 @@ away: deps fixture
 	cargo build --quiet --workspace --bins
 	FLATFELL_AWAY=120 cargo test --package flatfell-integration --test cluster_source -- --nocapture away
 
-# 200 changes, restarts and kills under traffic, counted; `make test` makes forty.
+# 200 changes, restarts and kills under traffic, counted, also with ids that go from one to another; `make test` makes forty.
 churn: deps
 	cargo build --quiet --workspace --bins
 	FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture
+	FLATFELL_RULE_IDS=8 FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture nothing_falls
 
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps

@@ -64,6 +64,8 @@ struct Seen {
     last: CounterValue,
     /// What it had before it fell.
     carried: CounterValue,
+    /// The reading it was in last.
+    reading: u64,
 }
 
 impl Seen {
@@ -97,6 +99,8 @@ pub struct Totals {
     order: Vec<(Name, usize)>,
     /// How often places came or went.
     edition: u64,
+    /// How often values were taken in.
+    readings: u64,
     file: Option<PathBuf>,
     /// Whether the file does not hold what is carried.
     unsaved: bool,
@@ -127,8 +131,36 @@ impl Totals {
 
     /// Takes in what was read. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
     pub fn read(&mut self, values: &[(Name, CounterValue)]) -> Result<(), TotalsError> {
+        let is_each_once = self.find(values);
+        let read = self.order.iter().map(|(_, place)| *place).zip(values.iter().map(|(_, value)| *value));
+        if is_each_once {
+            for (place, value) in read {
+                self.unsaved |= self.seen[place].read(value);
+            }
+        } else {
+            // A counter that moves is at two places for a moment; it goes on at the one where it is larger.
+            let mut largest: HashMap<usize, CounterValue> = HashMap::new();
+            for (place, value) in read {
+                let known = largest.entry(place).or_default();
+                known.packets = known.packets.max(value.packets);
+                known.bytes = known.bytes.max(value.bytes);
+            }
+            for (place, value) in largest {
+                self.unsaved |= self.seen[place].read(value);
+            }
+        }
+        if self.seen.len() > values.len().saturating_add(GONE_MAX) {
+            self.keep_only(values);
+        }
+        self.save()
+    }
+
+    /// Finds the places of what was read. Whether each is another one's.
+    fn find(&mut self, values: &[(Name, CounterValue)]) -> bool {
+        let mut is_each_once = true;
+        self.readings += 1;
         self.order.truncate(values.len());
-        for (at, (name, value)) in values.iter().enumerate() {
+        for (at, (name, _)) in values.iter().enumerate() {
             let place = match self.order.get(at) {
                 Some((known, place)) if Arc::ptr_eq(known, name) => *place,
                 known => {
@@ -143,12 +175,9 @@ impl Totals {
                     place
                 }
             };
-            self.unsaved |= self.seen[place].read(*value);
+            is_each_once &= std::mem::replace(&mut self.seen[place].reading, self.readings) != self.readings;
         }
-        if self.seen.len() > values.len().saturating_add(GONE_MAX) {
-            self.keep_only(values);
-        }
-        self.save()
+        is_each_once
     }
 
     /// Forgets all others.
@@ -258,6 +287,15 @@ mod tests {
             packets(&totals, "a").expect("a total")
         });
         assert_eq!(read, [5, 7, 9, 10, 10]);
+    }
+
+    #[test]
+    fn a_counter_at_two_places_did_not_fall() {
+        let mut totals = Totals::default();
+        for read in [&[("a", 5)][..], &[("a", 5), ("a", 7)], &[("a", 5), ("a", 8)], &[("a", 8)]] {
+            totals.read(&values(read)).expect("no file");
+        }
+        assert_eq!(packets(&totals, "a"), Some(8));
     }
 
     #[test]

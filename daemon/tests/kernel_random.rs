@@ -80,7 +80,7 @@ impl Random {
         match kind {
             SetKind::Set => Datum::None,
             SetKind::VerdictMap => Datum::Verdict(self.verdict()),
-            SetKind::CounterMap => Datum::Counter(self.pick(&["k0", "k1"]).into()),
+            SetKind::Counters => Datum::Counter(self.pick(&["k0", "k1"]).into()),
         }
     }
 
@@ -90,7 +90,7 @@ impl Random {
         let kind = if interval {
             self.pick(&[SetKind::Set, SetKind::VerdictMap])
         } else {
-            self.pick(&[SetKind::Set, SetKind::VerdictMap, SetKind::CounterMap])
+            self.pick(&[SetKind::Set, SetKind::VerdictMap, SetKind::Counters])
         };
         let key = if interval {
             vec![self.pick(&[Ipv4Addr, Ipv6Addr, InetService, InetProto])]
@@ -162,12 +162,12 @@ impl Random {
         match set.kind {
             SetKind::Set => Some(Expr::Lookup { key, set: name.into() }),
             SetKind::VerdictMap => Some(Expr::Vmap { key, map: name.into() }),
-            SetKind::CounterMap => None,
+            SetKind::Counters => None,
         }
     }
 
     fn expr(&mut self, family: Family, sets: &BTreeMap<String, Set>) -> Expr {
-        let counted = sets.iter().find(|(_, set)| set.kind == SetKind::CounterMap && set.key == [KeyType::Mark]);
+        let counted = sets.iter().find(|(_, set)| set.kind == SetKind::Counters && set.key == [KeyType::Mark]);
         let kinds = if family == Family::Inet { 13 } else { 7 };
         match self.below(kinds) {
             0 | 1 => self.compare(),
@@ -179,7 +179,7 @@ impl Random {
             8 => Expr::CtDirection(self.pick(&[CtDirection::Original, CtDirection::Reply])),
             9 => Expr::CtStateRelated,
             10 => match counted {
-                Some((name, _)) => Expr::CounterMap { mask: self.u32(), map: name.clone().into() },
+                Some((name, _)) => Expr::CountMark { mask: self.u32(), set: name.clone().into() },
                 None => Expr::CtStateRelated,
             },
             11 => {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use flatfell::kernel::Kernel;
+use flatfell_rules::ids::{CONNECTIONS, COUNTERS};
 use flatfell_rules::ruleset::*;
 use kernel_common::*;
 
@@ -141,6 +142,73 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
     });
 }
 
+/// The counters of two sets, by id; `nft` is somebody who changes them.
+#[test]
+fn elements_count_from_where_they_are_told_and_those_that_moved_are_read_again() {
+    in_namespace(|| {
+        let id = table_id(Family::Inet, "flatfell-1b");
+        let op = |kind| Op { table: id.clone(), kind };
+        let value = |packets| CounterValue { packets, bytes: packets * 100 };
+        let add = |set: &str, names: &[(u32, String)]| {
+            let element = |(mark, name): &(u32, String)| {
+                (Element::key([Value::Mark(*mark)]), Datum::Counter(name.as_str().into()))
+            };
+            let starts = names.iter().map(|(mark, name)| (name.as_str().into(), value(u64::from(*mark)))).collect();
+            let elements = names.iter().map(element).collect();
+            let shape = Set { size: Some(8192), ..Set::of(SetKind::Counters, vec![KeyType::Mark]) };
+            [OpKind::AddSet { name: set.into(), set: shape }, OpKind::AddElements { set: set.into(), elements, starts }]
+        };
+        let names = |prefix: &str, marks: &[u32]| -> Vec<(u32, String)> {
+            marks.iter().map(|mark| (*mark, format!("{prefix}{mark}"))).collect()
+        };
+        let mut kernel = Kernel::open().expect("socket");
+        let sets = [add(COUNTERS, &names("p", &[0, 1, 2, 0x1000])), add(CONNECTIONS, &names("c", &[1, 2, 0x1000]))];
+        let ops: Vec<Op> = std::iter::once(OpKind::AddTable).chain(sets.into_iter().flatten()).map(op).collect();
+        kernel.commit(&ops).expect("commit");
+        let mut read = || -> BTreeMap<String, CounterValue> {
+            let counters = kernel.counters(&id).expect("counters");
+            counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+        };
+        let mut expected: BTreeMap<String, CounterValue> = [("p0".to_owned(), value(0))].into();
+        for (mark, name) in names("p", &[1, 2, 0x1000]).into_iter().chain(names("c", &[1, 2, 0x1000])) {
+            expected.insert(name, value(mark.into()));
+        }
+        assert_eq!(read(), expected);
+        assert_eq!(read(), expected, "nothing moved");
+        let change = |set: &str, mark: u32, name: &str, packets: u64| {
+            let element = format!("counter packets {packets} bytes {} comment \"{name}\"", packets * 100);
+            run(
+                "nft",
+                &[&format!(
+                    "delete element inet flatfell-1b {set} {{ {mark} }}; add element inet flatfell-1b {set} {{ {mark} {element} }}"
+                )],
+            );
+        };
+        change(COUNTERS, 2, "p2", 30);
+        change(CONNECTIONS, 2, "c2", 3);
+        change(COUNTERS, 0, "p0", 7);
+        expected.extend([("p2".to_owned(), value(30)), ("c2".to_owned(), value(3)), ("p0".to_owned(), value(7))]);
+        assert_eq!(read(), expected);
+        // An id goes from one to another.
+        change(COUNTERS, 1, "other", 1);
+        change(CONNECTIONS, 1, "c-other", 5);
+        ["p1", "c1"].iter().for_each(|gone| drop(expected.remove(*gone)));
+        expected.extend([("other".to_owned(), value(1)), ("c-other".to_owned(), value(5))]);
+        assert_eq!(read(), expected);
+        // Connections that are not there do not keep others from being read.
+        run("nft", &["delete element inet flatfell-1b connections { 1 }"]);
+        change(COUNTERS, 1, "other", 2);
+        change(COUNTERS, 0x1000, "p4096", 5000);
+        change(CONNECTIONS, 0x1000, "c4096", 5000);
+        expected.extend([
+            ("other".to_owned(), value(2)),
+            ("p4096".to_owned(), value(5000)),
+            ("c4096".to_owned(), value(5000)),
+        ]);
+        assert_eq!(read(), expected);
+    });
+}
+
 /// Ranges that touch, made one after the other, stay two; each can be deleted, and replaced by a longer one.
 #[test]
 fn ranges_come_and_go_beside_each_other() {
@@ -154,7 +222,9 @@ fn ranges_come_and_go_beside_each_other() {
         };
         let list = |first, last| BTreeMap::from([(Element::Range(port(first), port(last)), Datum::None)]);
         let op = |kind| Op { table: id.clone(), kind };
-        let add = |first, last| op(OpKind::AddElements { set: "s".into(), elements: list(first, last) });
+        let add = |first, last| {
+            op(OpKind::AddElements { set: "s".into(), elements: list(first, last), starts: BTreeMap::new() })
+        };
         let delete = |first, last| op(OpKind::DeleteElements { set: "s".into(), elements: list(first, last) });
         let mut kernel = Kernel::open().expect("socket");
         kernel.commit(&make(&with(vec![(10, 20)]))).expect("make");

@@ -109,7 +109,8 @@ fn each_place_of_a_bad_operation_is_found() {
 fn an_element_with_another_datum_is_refused() {
     in_namespace(|| {
         let elements = |verdict| BTreeMap::from([(Element::key([v4("10.0.0.1")]), Datum::Verdict(verdict))]);
-        let add = |verdict| op(OpKind::AddElements { set: "m".into(), elements: elements(verdict) });
+        let add =
+            |verdict| op(OpKind::AddElements { set: "m".into(), elements: elements(verdict), starts: BTreeMap::new() });
         let map = set(SetKind::VerdictMap, &[KeyType::Ipv4Addr], "", vec![]);
         let mut kernel = Kernel::open().expect("socket");
         let add_map = op(OpKind::AddSet { name: "m".into(), set: map });
@@ -123,11 +124,16 @@ fn an_element_with_another_datum_is_refused() {
 #[test]
 fn the_longest_names_fit_in_lists_of_elements() {
     in_namespace(|| {
-        let counter = "c".repeat(255);
-        let marks = (0..2000).map(|mark| (vec![Value::Mark(mark)], Datum::Counter(counter.clone().into()))).collect();
-        let sets = shared([("m", set(SetKind::CounterMap, &[KeyType::Mark], "", marks))]);
-        let counters = counters([(counter.clone(), Counter::default())]);
-        let table = Table { sets, counters, ..Table::default() };
+        let chain = "c".repeat(255);
+        let jump = Datum::Verdict(Verdict::Jump(chain.clone().into()));
+        let jumps = (0..2000).map(|mark| (vec![Value::Mark(mark)], jump.clone())).collect();
+        let count = Datum::Counter("c".repeat(127).into());
+        let counts = (0..2000).map(|mark| (vec![Value::Mark(mark)], count.clone())).collect();
+        let sets = shared([
+            ("m", set(SetKind::VerdictMap, &[KeyType::Mark], "", jumps)),
+            ("s", set(SetKind::Counters, &[KeyType::Mark], "", counts)),
+        ]);
+        let table = Table { sets, chains: shared([(chain.as_str(), Chain::default())]), ..Table::default() };
         let ruleset = Ruleset { tables: BTreeMap::from([(id(), table)]) };
         let mut kernel = Kernel::open().expect("socket");
         kernel.commit(&make(&ruleset)).expect("commit");
@@ -154,7 +160,7 @@ fn nothing_to_do_is_done() {
     in_namespace(|| {
         let mut kernel = Kernel::open().expect("socket");
         assert_eq!(kernel.commit(&[]).expect("nothing").bytes, 0);
-        let none = op(OpKind::AddElements { set: "s".into(), elements: BTreeMap::new() });
+        let none = op(OpKind::AddElements { set: "s".into(), elements: BTreeMap::new(), starts: BTreeMap::new() });
         assert_eq!(kernel.commit(std::slice::from_ref(&none)).expect("no elements").bytes, 0);
         kernel.commit(&[op(OpKind::AddTable), none]).expect("no elements at the end");
         assert_eq!(kernel.tables().expect("tables"), vec![id()]);

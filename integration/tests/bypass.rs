@@ -77,7 +77,7 @@ fn a_bridge_that_is_born_later_is_switched_on() {
     }
     until("switched on", || flags(&lab, "cni0") == [true; 2]);
     until("guarded", || {
-        let listing = lab.netns(NODE).unwrap().feed("nft", &["list", "table", "bridge", "flatfell-2a"], "").unwrap();
+        let listing = lab.netns(NODE).unwrap().feed("nft", &["list", "table", "bridge", "flatfell-3a"], "").unwrap();
         ports.iter().all(|port| listing.contains(&format!("\"{port}\"")))
     });
     daemon.until("ready", |status| status.not_ready.is_empty()).unwrap();

@@ -102,14 +102,17 @@ fn echo(lab: &Lab, stop: &AtomicBool) -> u64 {
 /// Packets that the kernel has counted as passed.
 fn counted(lab: &Lab) -> u64 {
     let node = lab.netns(Place::Node(1)).expect("the node");
-    let listed = node.feed("nft", &["-j", "list", "counters", "inet"], "").expect("nft");
+    let listed = node.feed("nft", &["-j", "list", "ruleset", "inet"], "").expect("nft");
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
-    let counters = listed["nftables"].as_array().into_iter().flatten().map(|entry| &entry["counter"]);
-    let passed = counters.filter(|counter| {
+    let entries = || listed["nftables"].as_array().into_iter().flatten();
+    let named = entries().map(|entry| &entry["counter"]).filter(|counter| {
         let name = counter["name"].as_str().unwrap_or_default();
         ["rule-", "default-", "unattributed"].iter().any(|kind| name.starts_with(kind))
     });
-    passed.map(|counter| counter["packets"].as_u64().expect("a number")).sum()
+    let sets = entries().map(|entry| &entry["set"]).filter(|set| set["name"] == "traffic");
+    let elements = sets.flat_map(|set| set["elem"].as_array().into_iter().flatten());
+    let by_id = elements.map(|element| &element["elem"]["counter"]);
+    named.chain(by_id).map(|counter| counter["packets"].as_u64().expect("a number")).sum()
 }
 
 /// Rules that let `b` come (or `a` be reached), among others, in any order.

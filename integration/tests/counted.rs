@@ -65,7 +65,13 @@ fn word(meaning: &CounterMeaning) -> Option<String> {
 fn counters(engine: &InProcess) -> BTreeMap<String, CounterValue> {
     let snapshot = engine.engine.counters().expect("counters");
     let all = snapshot.meanings.values().zip(&snapshot.totals);
-    all.filter_map(|(meaning, total)| Some((word(meaning)?, total.unwrap_or_default()))).collect()
+    let mut counted: BTreeMap<String, CounterValue> = BTreeMap::new();
+    for (meaning, total) in all {
+        let (Some(word), Some(total)) = (word(meaning), total) else { continue };
+        let sum = counted.entry(word).or_default();
+        (sum.packets, sum.bytes) = (sum.packets + total.packets, sum.bytes + total.bytes);
+    }
+    counted
 }
 
 /// What counted meanwhile; what did not is absent.

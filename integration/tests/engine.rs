@@ -76,7 +76,7 @@ const FOREIGN: &str = "table inet lab-foreign {
   map egress4 { type ipv4_addr : verdict; elements = { 10.1.2.3 : drop } }
   chain forward { type filter hook forward priority 5; policy accept; ip saddr @pods accept; }
 }
-table ip flatfell-2a { chain c { ip saddr 10.1.1.1 accept; }; }
+table ip flatfell-3a { chain c { ip saddr 10.1.1.1 accept; }; }
 table inet flatfell-9a { chain c { accept; }; }
 ";
 
@@ -88,7 +88,7 @@ fn tables_of_others_are_never_touched() {
     lab.nft(NODE, FOREIGN).unwrap();
     let before = nft(&lab, "-a list ruleset");
     let foreign = || {
-        ["inet lab-foreign", "ip flatfell-2a", "inet flatfell-9a"]
+        ["inet lab-foreign", "ip flatfell-3a", "inet flatfell-9a"]
             .map(|table| nft(&lab, &format!("-a list table {table}")))
     };
     let listed = foreign();
@@ -98,12 +98,12 @@ fn tables_of_others_are_never_touched() {
     let refused = lab.netns(NODE).unwrap().run(Cleanup::begin).unwrap();
     assert!(matches!(refused, Err(EngineError::Lock(_))), "{refused:?}");
     drop(daemon);
-    assert!(nft(&lab, "list tables").contains("table inet flatfell-2a"), "stopping leaves the rules");
+    assert!(nft(&lab, "list tables").contains("table inet flatfell-3a"), "stopping leaves the rules");
     let daemon = start(&lab, defaults(), &[]);
     drop(daemon);
     let mut removed = clean_up(&lab);
     removed.sort();
-    assert_eq!(removed, ["bridge flatfell-2a", "inet flatfell-2a"]);
+    assert_eq!(removed, ["bridge flatfell-3a", "inet flatfell-3a"]);
     assert_eq!(nft(&lab, "-a list ruleset"), before);
     assert!(clean_up(&lab).is_empty());
 }
@@ -153,7 +153,7 @@ fn tables_of_an_earlier_layout_are_taken_over() {
     let mut flows = B.addresses().map(|ip| connect(&lab, ip));
     let daemon = start(&lab, defaults(), &[deny_all("p1")]);
     daemon.until("ready", |status| status.synced && status.not_ready.is_empty()).unwrap();
-    assert_eq!(nft(&lab, "list tables"), "table inet flatfell-2a\ntable bridge flatfell-2a\n");
+    assert_eq!(nft(&lab, "list tables"), "table inet flatfell-3a\ntable bridge flatfell-3a\n");
     assert!(daemon.packets().unwrap()[counter.as_ref()] >= 41, "{:?}", daemon.packets());
     // The old stamp reads as generation 1, with the bit of two ids off.
     assert_eq!(daemon.engine.status().generation, 3);
@@ -162,6 +162,29 @@ fn tables_of_an_earlier_layout_are_taken_over() {
         server.read(&mut [0; 8]).is_ok_and(|length| length > 0)
     });
     assert_eq!((heard, passes(&lab, A, B)), ([false; 2], vec![false; 2]));
+    drop(daemon);
+}
+
+/// What a version before the sets that count left: ids of named counters. They keep their ids, for flows carry them.
+#[test]
+fn ids_of_named_counters_are_taken_over() {
+    let lab = lab();
+    let counter = names::name("default-ingress", "default/p1", "default/p1");
+    let earlier = format!(
+        "table inet flatfell-2a {{
+          counter {counter} {{ packets 41 bytes 4100; }}
+          map counters {{ type mark : counter; elements = {{ 0x00000fa1 : \"{counter}\" }}; }}
+          set generation {{ type mark; elements = {{ 0x02000000 }}; }}
+        }}"
+    );
+    lab.nft(NODE, &earlier).unwrap();
+    let daemon = start(&lab, defaults(), &[]);
+    daemon.until("ready", |status| status.synced && status.not_ready.is_empty()).unwrap();
+    assert_eq!(nft(&lab, "list tables"), "table inet flatfell-3a\ntable bridge flatfell-3a\n");
+    let listed = nft(&lab, "list set inet flatfell-3a traffic");
+    let element = format!("0x00000fa1 counter packets 41 bytes 4100 comment \"{counter}\"");
+    assert!(listed.contains(&element), "{listed}");
+    assert!(daemon.packets().unwrap()[counter.as_ref()] >= 41, "{:?}", daemon.packets());
     drop(daemon);
 }
 
@@ -174,13 +197,13 @@ fn after_three_refusals_other_tables_take_over() {
     assert_eq!((passes(&lab, A, B), passes(&lab, B, A)), (vec![true; 2], vec![false; 2]));
     let before = daemon.packets().unwrap();
     // A limit of somebody's making on our set: no address fits any more, and the model knows no limits.
-    lab.nft(NODE, "add set inet flatfell-2a pods4 { type ipv4_addr; size 2; }").unwrap();
+    lab.nft(NODE, "add set inet flatfell-3a pods4 { type ipv4_addr; size 2; }").unwrap();
     daemon.enforce(&[pod(Place::pod(1, 2)), deny_all("p2")]).unwrap();
     let status = daemon.engine.status();
-    assert_eq!((status.transactions.failed, status.transactions.takeovers, status.slot), (3, 1, "flatfell-2b"));
+    assert_eq!((status.transactions.failed, status.transactions.takeovers, status.slot), (3, 1, "flatfell-3b"));
     daemon.until("ready", |status| status.not_ready.is_empty()).unwrap();
     let tables = nft(&lab, "list tables");
-    assert_eq!(tables, "table inet flatfell-2b\ntable bridge flatfell-2b\n");
+    assert_eq!(tables, "table inet flatfell-3b\ntable bridge flatfell-3b\n");
     let after = daemon.packets().unwrap();
     let fallen: Vec<_> = before.iter().filter(|(name, count)| after.get(*name).is_none_or(|now| now < count)).collect();
     assert!(fallen.is_empty(), "{fallen:?} of {after:?}");
@@ -191,7 +214,7 @@ fn after_three_refusals_other_tables_take_over() {
     );
     drop(daemon);
     let daemon = start(&lab, shared(), &[deny_all("p1"), from_a("in", "p1")]);
-    assert_eq!(daemon.engine.status().slot, "flatfell-2b", "a restart goes on with the tables there are");
+    assert_eq!(daemon.engine.status().slot, "flatfell-3b", "a restart goes on with the tables there are");
     drop(daemon);
 }
 
@@ -200,16 +223,16 @@ fn after_three_refusals_other_tables_take_over() {
 fn a_refused_change_leaves_the_old_rules_and_says_so() {
     let lab = lab();
     let mut daemon = start(&lab, shared(), &[deny_all("p1")]);
-    lab.nft(NODE, "add set inet flatfell-2a pods4 { type ipv4_addr; size 2; }").unwrap();
-    let old = nft(&lab, "-s list table inet flatfell-2a");
+    lab.nft(NODE, "add set inet flatfell-3a pods4 { type ipv4_addr; size 2; }").unwrap();
+    let old = nft(&lab, "-s list table inet flatfell-3a");
     daemon.put(&pod(Place::pod(1, 2))).unwrap();
     daemon.put(&deny_all("p0")).unwrap();
     daemon.submit();
     daemon.until("refused", |status| status.transactions.failed > 0).unwrap();
     let said = daemon.engine.status().not_ready.join("\n");
-    assert!(said.contains("pods4") && said.contains("flatfell-2a"), "{said}");
+    assert!(said.contains("pods4") && said.contains("flatfell-3a"), "{said}");
     // Chains and counters that nothing leads to are there already; what packets meet is as before.
-    assert!(blocks(&old).is_subset(&blocks(&nft(&lab, "-s list table inet flatfell-2a"))));
+    assert!(blocks(&old).is_subset(&blocks(&nft(&lab, "-s list table inet flatfell-3a"))));
     assert_eq!((passes(&lab, A, B), passes(&lab, B, A)), (vec![false; 2], vec![false; 2]));
     drop(daemon);
 }
@@ -223,7 +246,7 @@ fn edits_of_others_are_put_right() {
     assert_eq!(daemon.engine.status().generation, 1);
     let listed = nft(&lab, "-s list ruleset");
     drop(daemon);
-    lab.nft(NODE, "insert rule inet flatfell-2a forward accept; add chain inet flatfell-2a mine; add rule inet flatfell-2a mine drop; flush set bridge flatfell-2a ports").unwrap();
+    lab.nft(NODE, "insert rule inet flatfell-3a forward accept; add chain inet flatfell-3a mine; add rule inet flatfell-3a mine drop; flush set bridge flatfell-3a ports").unwrap();
     assert_eq!(passes(&lab, A, B), [true; 2]);
     let daemon = start(&lab, defaults(), &policies);
     assert_eq!(passes(&lab, A, B), [false; 2]);

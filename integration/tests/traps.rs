@@ -216,7 +216,7 @@ fn trap_05_tagged_frames_are_dropped_at_every_pod_port() {
 
 fn port_is_guarded(lab: &Lab, port: &str) -> bool {
     let listing =
-        lab.netns(Place::Node(1)).unwrap().feed("nft", &["list", "set", "bridge", "flatfell-2a", "ports"], "");
+        lab.netns(Place::Node(1)).unwrap().feed("nft", &["list", "set", "bridge", "flatfell-3a", "ports"], "");
     listing.unwrap().contains(port)
 }
 

@@ -178,11 +178,11 @@ fn what_was_off_outlives_takeover_and_flush() {
         let listed = ruleset(&lab);
         listed.contains(&format!("table inet {table}")) && listed.matches("\"cni0\" . 0x").count() == 2
     };
-    assert!(remembers("flatfell-2a"), "{}", ruleset(&lab));
+    assert!(remembers("flatfell-3a"), "{}", ruleset(&lab));
     daemon.engine.take_over();
-    until("taken over", || daemon.engine.status().slot == "flatfell-2b" && remembers("flatfell-2b"));
+    until("taken over", || daemon.engine.status().slot == "flatfell-3b" && remembers("flatfell-3b"));
     lab.nft(NODE, "flush ruleset").expect("nft");
-    until("written again", || remembers("flatfell-2b"));
+    until("written again", || remembers("flatfell-3b"));
     daemon.sync().expect("synced");
     drop(daemon);
     // A process that another test is just starting still shares the lock's socket.

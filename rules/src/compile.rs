@@ -1,7 +1,7 @@
 //! From what holds for each pod to the ruleset that makes it so.
 //!
 //! In: [`crate::effective::Effective`] and the [`Layout`] (facts of this node, the generation). Out: [`Compiled`]: the ruleset and what
-//! each named counter in it means. What always holds: a function of its arguments only; `docs/dataplane.md` draws the result.
+//! each counter in it means. What always holds: a function of its arguments only; `docs/dataplane.md` draws the result.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,10 +44,10 @@ pub const GENERATION_SET: &str = "generation";
 /// Which of the two names the daemon's tables have: a second table takes over where the first cannot be changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
-    /// `flatfell-2a`.
+    /// `flatfell-3a`.
     #[default]
     A,
-    /// `flatfell-2b`.
+    /// `flatfell-3b`.
     B,
 }
 
@@ -56,14 +56,14 @@ impl Slot {
     pub const BOTH: [Self; 2] = [Self::A, Self::B];
 
     /// The names of tables of earlier layouts, of either slot. Whoever finds them takes over from them.
-    pub const EARLIER: [&str; 2] = ["flatfell-1a", "flatfell-1b"];
+    pub const EARLIER: [&str; 4] = ["flatfell-2a", "flatfell-2b", "flatfell-1a", "flatfell-1b"];
 
     /// The name of its tables. The number is the layout's: user data cannot change in place, so another layout is
     /// another table.
     pub const fn table_name(self) -> &'static str {
         match self {
-            Self::A => "flatfell-2a",
-            Self::B => "flatfell-2b",
+            Self::A => "flatfell-3a",
+            Self::B => "flatfell-3b",
         }
     }
 
@@ -164,11 +164,11 @@ impl Default for Layout {
 pub struct Compiled {
     /// The tables.
     pub ruleset: Ruleset,
-    /// What each named counter counts.
+    /// What each counter counts, of elements too.
     pub counters: Meanings,
 }
 
-/// What a named counter counts.
+/// What a counter counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CounterMeaning {
     /// Of a rule that accepts: all packets of its connections, both ways. Of any other: the packets it decided.

@@ -2,8 +2,8 @@
 //!
 //! In: the counters that want an id, for each half of a connection ([`Claims`]); what a table of the kernel remembers. Out:
 //! [`Ids`]. What always holds: whoever has an id keeps it for as long as they claim it; an id that nobody claims any more goes
-//! to nobody else before [`Allocator::release`], for running flows may still carry it; where none is left, a
-//! claim gets none and counts as not attributed.
+//! to nobody else before [`Allocator::release`], for running flows may still carry it, and comes back to its own as long as nobody else
+//! got it; where none is left, a claim gets none and counts as not attributed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,11 +17,17 @@ use crate::object::ObjectName;
 use crate::policy::{Action, Direction};
 use crate::ruleset::{Datum, Element, Name, Set, Table, Value};
 
-/// The map of the inet table from ids to the counters of packets.
-pub const COUNTERS: &str = "counters";
+/// The set of the inet table whose elements count packets, by id.
+pub const COUNTERS: &str = "traffic";
 
-/// The map of the inet table from ids to the counters of connections.
+/// The map of layout 2 from ids to named counters of packets.
+const COUNTERS_BEFORE: &str = "counters";
+
+/// The set of the inet table whose elements count connections, by id.
 pub const CONNECTIONS: &str = "connections";
+
+/// The sets whose elements count.
+pub const COUNTING: [&str; 2] = [COUNTERS, CONNECTIONS];
 
 /// The set of the inet table with the ids that must not be given out yet.
 pub const RETIRED: &str = "retired";
@@ -153,8 +159,10 @@ struct Space {
     /// What was claimed last.
     claims: OrdSet<Name>,
     ids: HalfIds,
-    /// Whose the retired ids were, where that is known.
+    /// Whose the retired ids were, where that is known, and the free ones: nobody else had them since.
     before: BTreeMap<Name, u16>,
+    /// The same by id.
+    whose: BTreeMap<u16, Name>,
     /// Claims that have none.
     without: BTreeSet<Name>,
     /// Ids that are not free.
@@ -169,20 +177,21 @@ impl Allocator {
         Self { limit: limit.min(ID_MAX), ingress: Space::default(), egress: Space::default() }
     }
 
-    /// Takes in what the tables of an earlier life of the daemon remember.
+    /// Takes in what the tables of an earlier life of the daemon remember, of layout 2 too.
     pub fn restore(&mut self, table: &Table) {
-        for (mark, datum) in table.sets.get(COUNTERS).into_iter().flat_map(|set| marks(set)) {
+        let sets = [COUNTERS, COUNTERS_BEFORE].into_iter().filter_map(|name| table.sets.get(name));
+        for (mark, datum) in sets.flat_map(|set| marks(set)) {
             let Datum::Counter(name) = datum else { continue };
             if let Some((space, id)) = self.place(mark) {
-                space.claims.insert(name.clone());
-                space.ids.given.insert(name, id);
-                space.taken.insert(id);
+                space.restore(name, id);
             }
         }
         for (mark, _) in table.sets.get(RETIRED).into_iter().flat_map(|set| marks(set)) {
-            if let Some((space, id)) = self.place(mark) {
+            // One whose counter is kept waits as its own: it is retired again where nobody claims it.
+            if let Some((space, id)) = self.place(mark)
+                && space.taken.insert(id)
+            {
                 space.ids.retired.insert(id);
-                space.taken.insert(id);
             }
         }
     }
@@ -248,10 +257,20 @@ impl Space {
         self.give(limit);
     }
 
-    /// Whoever comes back finds flows that still carry the id: they were counted for nobody else.
+    /// Takes in whose an id was in an earlier life. Who died while a counter moved left it at two: what flows carry of the other
+    /// one is not known.
+    fn restore(&mut self, name: Name, id: u16) {
+        self.taken.insert(id);
+        self.claims.insert(name.clone());
+        self.ids.retired.extend(self.ids.given.insert(name, id));
+    }
+
+    /// Whoever comes back finds flows that still carry the id, or none: they were counted for nobody else.
     fn claim(&mut self, name: &Name) {
         match self.before.remove(name) {
             Some(id) => {
+                self.whose.remove(&id);
+                self.taken.insert(id);
                 self.ids.retired.remove(&id);
                 self.ids.given.insert(name.clone(), id);
             }
@@ -266,6 +285,7 @@ impl Space {
         if let Some(id) = self.ids.given.remove(name) {
             self.ids.retired.insert(id);
             self.before.insert(name.clone(), id);
+            self.whose.insert(id, name.clone());
         }
     }
 
@@ -276,6 +296,9 @@ impl Space {
             let start = self.last.min(limit);
             let free = (start + 1..=limit).chain(1..=start).find(|id| !self.taken.contains(id));
             self.last = free.unwrap_or(self.last);
+            if let Some(other) = free.and_then(|id| self.whose.remove(&id)) {
+                self.before.remove(&other);
+            }
             self.taken.extend(free);
             self.ids.given.extend(free.map(|id| (name, id)));
         }
@@ -285,7 +308,6 @@ impl Space {
         for id in std::mem::take(&mut self.ids.retired) {
             self.taken.remove(&id);
         }
-        self.before.clear();
     }
 
     fn is_free(&self, limit: u16) -> bool {
@@ -352,6 +374,35 @@ mod tests {
     }
 
     #[test]
+    fn a_free_id_goes_to_its_own_again_until_another_has_it() {
+        let mut allocator = Allocator::new(3);
+        allocator.assign(&claims(&["a", "b"]));
+        allocator.assign(&claims(&["b"]));
+        allocator.release();
+        assert_eq!(ids(&allocator.assign(&claims(&["a", "b"]))), [("a", 1), ("b", 2)], "nobody had it since");
+        allocator.assign(&claims(&["b"]));
+        allocator.release();
+        assert_eq!(ids(&allocator.assign(&claims(&["b", "c", "d"]))), [("b", 2), ("c", 3), ("d", 1)]);
+        let now = allocator.assign(&claims(&["a", "b", "c", "d"]));
+        assert_eq!((ids(&now), allocator.without()), (vec![("b", 2), ("c", 3), ("d", 1)], 1));
+    }
+
+    /// What waits when the daemon dies has its counter still.
+    #[test]
+    fn an_id_that_waits_and_is_claimed_again_after_a_restart_is_not_free() {
+        let element = |mark| Element::key([Value::Mark(mark)]);
+        let set = |kind, elements| Arc::new(Set { elements, ..Set::of(kind, vec![KeyType::Mark]) });
+        let counting = set(SetKind::Counters, [(element(1), Datum::Counter("a".into()))].into());
+        let waiting = set(SetKind::Set, [(element(1), Datum::None)].into());
+        let sets = [(Name::from(COUNTERS), counting), (Name::from(RETIRED), waiting)];
+        let mut allocator = Allocator::new(1);
+        allocator.restore(&Table { sets: sets.into_iter().collect(), ..Table::default() });
+        allocator.assign(&claims(&["a"]));
+        allocator.release();
+        assert_eq!(ids(&allocator.assign(&claims(&["a", "b"]))), [("a", 1)]);
+    }
+
+    #[test]
     fn claims_beyond_the_last_id_get_none_and_are_told_of() {
         let mut allocator = Allocator::new(u16::MAX);
         let names = (0..5000).map(|number| Name::from(format!("r{number:04}")));
@@ -365,7 +416,7 @@ mod tests {
     #[test]
     fn a_table_gives_back_what_was_given_out_and_what_must_wait() {
         let element = |mark| Element::key([Value::Mark(mark)]);
-        let set = |elements| Arc::new(Set { elements, ..Set::of(SetKind::CounterMap, vec![KeyType::Mark]) });
+        let set = |elements| Arc::new(Set { elements, ..Set::of(SetKind::Counters, vec![KeyType::Mark]) });
         let counter = |name: &str| Datum::Counter(name.into());
         let given = [(element(0), counter("none")), (element(3), counter("in")), (element(0x5000), counter("out"))];
         let wait = [(element(1), Datum::None), (element(0x1000), Datum::None)];

@@ -101,7 +101,7 @@ fn random_op(random: &mut Random) -> Op {
         5..=9 => OpKind::AddRule { chain: chain_name(random).into(), rule: rule(random) },
         10..=11 => OpKind::AddSet { set: shape(&set), name: set.into() },
         12 => OpKind::DeleteSet(set.into()),
-        13..=16 => OpKind::AddElements { elements: elements(random, &set), set: set.into() },
+        13..=16 => OpKind::AddElements { elements: elements(random, &set), set: set.into(), starts: BTreeMap::new() },
         17..=18 => OpKind::DeleteElements { elements: elements(random, &set), set: set.into() },
         19..=20 => {
             OpKind::AddCounter { name: counter.into(), comment: String::new().into(), start: CounterValue::default() }

@@ -167,12 +167,12 @@ fn sets_and_maps_answer_for_what_is_in_them() {
 }
 
 #[test]
-fn a_counter_map_counts_or_ends_the_rule() {
+fn a_set_of_marks_counts_or_ends_the_rule() {
     let marks = |mark| {
         let element = (Element::key([Value::Mark(mark)]), Datum::Counter("n".into()));
-        vec![("m", set(SetKind::CounterMap, KeyType::Mark, false, [element]))]
+        vec![("m", set(SetKind::Counters, KeyType::Mark, false, [element]))]
     };
-    let drop = rule([Expr::CounterMap { mask: 0xff00_0000, map: "m".into() }, Expr::Verdict(Verdict::Drop)]);
+    let drop = rule([Expr::CountMark { mask: 0xff00_0000, set: "m".into() }, Expr::Verdict(Verdict::Drop)]);
     let hit = trace(&ruleset([("base", base(0, [drop.clone()]))], marks(0x0100_0000)), &packet());
     assert_eq!((hit.passed, hit.counters), (false, vec!["n".to_string()]));
     let missed = trace(&ruleset([("base", base(0, [drop]))], marks(1)), &packet());

@@ -72,7 +72,7 @@ impl Bed {
     /// What the daemon makes of a cluster. It stops then and leaves its tables: it would wake them itself.
     fn load_flatfell(&mut self, size: &Size, flags: &[&str]) -> anyhow::Result<()> {
         let manifests = size.manifests();
-        self.tables = vec![("inet", "flatfell-2a"), ("bridge", "flatfell-2a")];
+        self.tables = vec![("inet", "flatfell-3a"), ("bridge", "flatfell-3a")];
         for node in &self.nodes {
             let mut daemon = self.start(*node, &manifests, flags)?;
             daemon.stop()?;

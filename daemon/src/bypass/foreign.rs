@@ -269,6 +269,6 @@ mod tests {
         let [bypass] = <[Bypass; 1]>::try_from(dumped("fast")).expect("one");
         assert!(bypass.kind == Kind::Flowtable && !bypass.blocks_readiness, "{bypass:?}");
         assert!(bypass.message.ends_with(": nft delete flowtable inet fast ft"), "{bypass:?}");
-        assert_eq!(dumped("flatfell-2a"), []);
+        assert_eq!(dumped("flatfell-3a"), []);
     }
 }

@@ -26,7 +26,7 @@ fn only(found: Vec<Bypass>) -> Bypass {
 fn an_empty_namespace_and_our_own_tables_are_quiet() {
     in_namespace(|| {
         assert_eq!(look(), []);
-        nft("table inet flatfell-2a {
+        nft("table inet flatfell-3a {
             chain KUBE-ROUTER-FORWARD { ct mark set 0x01000000; };
         }");
         assert_eq!(look(), []);

@@ -18,7 +18,7 @@ use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ranges::PodRanges;
-use flatfell_rules::ruleset::{Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use flatfell_rules::ruleset::{Datum, Element, Op, OpKind, Ruleset, Table, TableId, Value};
 use imbl::OrdMap;
 use ipnetwork::IpNetwork;
 use nix::sys::eventfd::EventFd;
@@ -249,9 +249,8 @@ impl Reconciler {
     fn beside_gone(&mut self, layout: &Layout) -> (Ruleset, Meanings) {
         let Compiled { mut ruleset, counters: meanings } = self.compiler.compile(layout);
         let Some(table) = ruleset.tables.get_mut(&layout.slot.inet()) else { return (ruleset, meanings) };
-        let all = std::mem::take(&mut table.counters);
-        let kept = self.gone.beside(Counters { all, meanings }, Instant::now());
-        table.counters = kept.all;
+        let kept = self.gone.beside(Counters::of(table, meanings), Instant::now());
+        kept.put_into(table);
         (ruleset, kept.meanings)
     }
 
@@ -277,11 +276,11 @@ impl Reconciler {
         let old_tables: Vec<TableId> =
             have.ruleset().tables.keys().filter(|table| table.name != self.slot.table_name()).cloned().collect();
         self.counting.close();
+        if change.steps().flatten().any(loses_counts) {
+            self.read_counters()?;
+        }
         self.carry_counters(&old_tables, &mut change)?;
         for step in change.steps() {
-            if step.iter().any(|op| matches!(op.kind, OpKind::DeleteCounter(_))) {
-                self.read_counters()?;
-            }
             self.commit(step)?;
         }
         let bump = change.tightens.then_some(Bump { before: self.generation, is_urgent: !is_about_peers(&change) });
@@ -340,12 +339,15 @@ impl Reconciler {
     /// what they allow until they are swept.
     fn begin_anew(&mut self, have: &Ruleset) {
         // A table without a generation is one that only remembers bridges.
-        let earlier = have.tables.values().find_map(mark_of);
+        let table = have.tables.values().rev().find(|table| mark_of(table).is_some());
+        let earlier = table.and_then(mark_of);
         let mut forgotten = Ok(());
         if self.status.enforced.is_some() {
             self.generation = self.generation.next();
         } else {
             self.counting.forget();
+            // Flows carry its ids until they are swept.
+            table.into_iter().for_each(|table| self.allocator.restore(table));
             self.generation = earlier.map_or(Generation::FIRST, unlike);
             if earlier.is_none() {
                 forgotten = forget();
@@ -363,11 +365,14 @@ impl Reconciler {
         if !before.is_empty() {
             self.counting.take_in(&before);
         }
-        for op in change.make.iter_mut().chain(&mut change.switch) {
-            if let OpKind::AddCounter { name, start, .. } = &mut op.kind
-                && let Some(value) = self.counting.last(name)
-            {
-                *start = value;
+        for op in change.make.iter_mut().chain(&mut change.switch).chain(&mut change.clean) {
+            match &mut op.kind {
+                OpKind::AddCounter { name, start, .. } => *start = self.counting.last(name).unwrap_or_default(),
+                OpKind::AddElements { elements, starts, .. } => {
+                    let counting = elements.values().filter_map(Datum::counter);
+                    starts.extend(counting.filter_map(|name| Some((name.clone(), self.counting.last(name)?))));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -466,6 +471,15 @@ fn is_about_peers(change: &Change) -> bool {
 /// Clears the marks of all flows that were ever judged.
 fn forget() -> Result<(), SweepError> {
     Sweeper::open()?.forget()
+}
+
+/// Whether a counter goes with this.
+fn loses_counts(op: &Op) -> bool {
+    match &op.kind {
+        OpKind::DeleteCounter(_) | OpKind::DeleteTable => true,
+        OpKind::DeleteElements { elements, .. } => elements.values().any(|datum| datum.counter().is_some()),
+        _ => false,
+    }
 }
 
 /// The mark of the generation that a table's own set names.

@@ -1,6 +1,6 @@
 //! What the kernel has, in the model's terms.
 //!
-//! In: names of tables, and the ruleset that is wanted. Out: the ruleset that is there, counters' values, names of tables.
+//! In: names of tables, and the ruleset that is wanted. Out: the ruleset that is there, names of tables.
 //! What always holds: a dump that was interrupted is taken for the whole only if the next one says the same; a rule reads as a wanted one only if the
 //! kernel's bytecode of it is the wanted rule's; what cannot be read as the model's reads as something nobody wants.
 
@@ -9,14 +9,10 @@ use std::sync::Arc;
 
 use flatfell_rules::encode::decode::{self, FOREIGN, RawRule};
 use flatfell_rules::encode::{RawElement, family, family_of};
-use flatfell_rules::ruleset::{
-    Chain, Counter, CounterValue, Expr, Family, Name, Rule, Ruleset, Set, SetKind, Table, TableId,
-};
+use flatfell_rules::ruleset::{Chain, Counter, Expr, Family, Name, Rule, Ruleset, Set, SetKind, Table, TableId};
 use nix::errno::Errno;
 
-use crate::netlink::{
-    Attrs, DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter,
-};
+use crate::netlink::{DUMP, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket, field, netfilter};
 
 /// How often a dump is tried that is interrupted by transactions.
 const ATTEMPTS: usize = 50;
@@ -26,19 +22,19 @@ const GETTABLE: u16 = 0x0a01;
 const GETCHAIN: u16 = 0x0a04;
 const GETRULE: u16 = 0x0a07;
 const GETSET: u16 = 0x0a0a;
-const GETSETELEM: u16 = 0x0a0d;
+pub(super) const GETSETELEM: u16 = 0x0a0d;
 const GETOBJ: u16 = 0x0a13;
 
 /// The table's name, in requests of all kinds.
-const ATTR_TABLE: u16 = 1;
+pub(super) const ATTR_TABLE: u16 = 1;
 /// NFTA_SET_ELEM_LIST_SET.
-const ATTR_SET: u16 = 2;
+pub(super) const ATTR_SET: u16 = 2;
 /// NFTA_OBJ_TYPE.
-const ATTR_OBJECT_TYPE: u16 = 3;
-const OBJECT_COUNTER: u32 = 1;
+pub(super) const ATTR_OBJECT_TYPE: u16 = 3;
+pub(super) const OBJECT_COUNTER: u32 = 1;
 
 /// A dump without what it held, so that it can be asked for again.
-struct Question<'a> {
+pub(super) struct Question<'a> {
     kind: u16,
     family: Family,
     table: Option<&'a str>,
@@ -54,7 +50,16 @@ impl<'a> Question<'a> {
         Self { kind, family: table.family, table: Some(&table.name), set: None }
     }
 
-    fn request(&self) -> Request {
+    pub(super) fn of_set(table: &'a TableId, set: &'a str) -> Self {
+        Self { set: Some(set), ..Self::of_table(GETSETELEM, table) }
+    }
+
+    /// All named counters of a table.
+    pub(super) fn counters(table: &'a TableId) -> Self {
+        Self::of_table(GETOBJ, table)
+    }
+
+    pub(super) fn request(&self) -> Request {
         let mut request = Request::new(self.kind, DUMP, &netfilter(family(self.family)));
         if let Some(table) = self.table {
             request = request.text(ATTR_TABLE, table);
@@ -160,81 +165,6 @@ pub(super) fn tables(socket: &mut Socket) -> Result<Vec<TableId>, NetlinkError> 
     Ok(all)
 }
 
-/// The values of a table's counters. While transactions run every dump is interrupted, so that some are merged by name:
-/// a counter that one of them misses is in another.
-pub(super) fn counters(
-    socket: &mut Socket,
-    table: &TableId,
-    known: &mut Vec<Name>,
-) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
-    const MERGED: usize = 5;
-    let question = Question::of_table(GETOBJ, table);
-    let mut all = Vec::with_capacity(known.len());
-    for _ in 0..MERGED {
-        let dumped = socket.dump::<NetlinkError>(question.request(), |message| {
-            if let Some((name, value)) = read_value(message, &table.name)? {
-                all.push((known_name(known, all.len(), name), value));
-            }
-            Ok(())
-        });
-        match dumped {
-            Err(NetlinkError::Interrupted | NetlinkError::Refused { errno: Errno::EINTR, .. }) => {}
-            Ok(()) | Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(all)
-}
-
-/// The name that was read here before, if it is the same: there is nearly always one.
-fn known_name(known: &mut Vec<Name>, at: usize, name: &str) -> Name {
-    match known.get_mut(at) {
-        Some(same) if same.as_ref() == name => same.clone(),
-        Some(other) => {
-            *other = name.into();
-            other.clone()
-        }
-        None => {
-            let name = Name::from(name);
-            known.push(name.clone());
-            name
-        }
-    }
-}
-
-/// The name and the value of a counter of this table, without libnftnl: there may be 20,000 of them, many times a minute.
-fn read_value<'a>(message: Message<'a>, table: &str) -> Result<Option<(&'a str, CounterValue)>, Malformed> {
-    const NAME: u16 = 2;
-    const DATA: u16 = 4;
-    let (mut is_ours, mut is_counter, mut name, mut value) = (false, false, None, None);
-    for attr in message.attrs(NETFILTER_HEADER)? {
-        let attr = attr?;
-        match attr.kind {
-            ATTR_TABLE => is_ours = attr.text()? == table,
-            NAME => name = Some(attr.text()?),
-            ATTR_OBJECT_TYPE => is_counter = attr.u32_be()? == OBJECT_COUNTER,
-            DATA => value = Some(read_data(attr.nested())?),
-            _ => {}
-        }
-    }
-    Ok(name.zip(value).filter(|_| is_ours && is_counter))
-}
-
-fn read_data(attrs: Attrs<'_>) -> Result<CounterValue, Malformed> {
-    const BYTES: u16 = 1;
-    const PACKETS: u16 = 2;
-    let mut value = CounterValue::default();
-    for attr in attrs {
-        let attr = attr?;
-        match attr.kind {
-            BYTES => value.bytes = attr.u64_be()?,
-            PACKETS => value.packets = attr.u64_be()?,
-            _ => {}
-        }
-    }
-    Ok(value)
-}
-
 /// The tables of these names as far as they are there.
 pub(super) fn read(socket: &mut Socket, names: &[TableId], want: &Ruleset) -> Result<Ruleset, NetlinkError> {
     let mut ruleset = Ruleset::default();
@@ -274,8 +204,7 @@ fn read_table(socket: &mut Socket, id: &TableId, want: Option<&Table>) -> Result
 }
 
 fn read_elements(socket: &mut Socket, id: &TableId, set: &str) -> Result<Vec<RawElement>, NetlinkError> {
-    let question = Question { set: Some(set), ..Question::of_table(GETSETELEM, id) };
-    let parts = question.ask(socket, |message| Ok(Some(read_list(message))))?;
+    let parts = Question::of_set(id, set).ask(socket, |message| Ok(Some(read_list(message))))?;
     Ok(parts.into_iter().flatten().collect())
 }
 
@@ -345,25 +274,5 @@ mod tests {
         assert_eq!(decode::elements(&bytes), None, "libnftnl reads it: choose another expression");
         let read = read_list(one(&bytes));
         assert!(read.iter().any(|element| element.more), "{read:?}");
-    }
-
-    #[test]
-    fn a_counter_is_read_without_the_library() {
-        let of = |table: &str, kind: u32| {
-            Request::new(0x0a12, 0, &netfilter(1))
-                .text(1, table)
-                .text(2, "rule-1")
-                .attr(3, &kind.to_be_bytes())
-                .nest(4, |data| data.attr(1, &700_u64.to_be_bytes()).attr(2, &7_u64.to_be_bytes()))
-                .finish(1)
-                .expect("short")
-        };
-        let read = |bytes: &[u8]| -> Option<(Name, CounterValue)> {
-            read_value(one(bytes), "ours").expect("well formed").map(|(name, value)| (name.into(), value))
-        };
-        let expected = CounterValue { packets: 7, bytes: 700 };
-        assert_eq!(read(&of("ours", OBJECT_COUNTER)), Some(("rule-1".into(), expected)));
-        assert_eq!(read(&of("theirs", OBJECT_COUNTER)), None, "a table of another name");
-        assert_eq!(read(&of("ours", 2)), None, "a quota");
     }
 }

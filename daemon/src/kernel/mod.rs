@@ -5,6 +5,7 @@
 //! not known, no late answer to it is taken for the answer to another.
 
 pub mod conntrack;
+mod counts;
 mod dump;
 pub mod transaction;
 pub mod watch;
@@ -32,8 +33,8 @@ pub fn netfilter_socket() -> Result<Socket, NetlinkError> {
 pub struct Kernel {
     transactions: Socket,
     dumps: Socket,
-    /// The names of the counters of each table as they were read last.
-    known: HashMap<TableId, Vec<Name>>,
+    /// The counters of each table as they were read last.
+    known: HashMap<TableId, counts::Known>,
     ownership: Ownership,
 }
 
@@ -89,7 +90,7 @@ impl Kernel {
     /// Where one is there twice, the later value counts.
     pub fn counters(&mut self, table: &TableId) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
         let mut known = self.known.remove(table).unwrap_or_default();
-        let counters = self.ask(|socket| dump::counters(socket, table, &mut known));
+        let counters = self.ask(|socket| counts::read(socket, table, &mut known));
         self.known.insert(table.clone(), known);
         counters
     }

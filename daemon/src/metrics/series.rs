@@ -60,20 +60,57 @@ enum Adds {
     Connections,
 }
 
+/// Texts one behind the other: a scrape reads them all, in their order.
+#[derive(Debug, Default)]
+struct Texts {
+    all: String,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn push(&mut self, text: &str) {
+        self.all.push_str(text);
+        self.ends.push(self.all.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| self.all.get(start..*end).unwrap_or_default())
+    }
+}
+
+/// The rows of one subject, in the order of their labels.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<Row>,
+    /// The labels of each, as they stand in its lines.
+    labels: Texts,
+    /// Of rules, the labels of the info of each.
+    infos: Texts,
+}
+
+impl Rows {
+    fn push(&mut self, labels: &str, info: Option<&str>) {
+        self.rows.push(Row { has_info: info.is_some(), values: [None; 3] });
+        self.labels.push(labels);
+        if let Some(info) = info {
+            self.infos.push(info);
+        }
+    }
+}
+
 /// The series of one rule, pod and direction, or guard.
 #[derive(Clone, Debug, Default)]
 struct Row {
-    /// As they stand in each line.
-    labels: String,
-    /// Of a rule, the labels of its info.
-    info: Option<String>,
+    /// Whether it is a rule's.
+    has_info: bool,
     /// Packets, bytes, connections; `None` where no counter counts it.
     values: [Option<u64>; 3],
 }
 
 impl Row {
     fn series(&self) -> usize {
-        self.values.iter().flatten().count() + usize::from(self.info.is_some())
+        self.values.iter().flatten().count() + usize::from(self.has_info)
     }
 
     fn add(&mut self, adds: Adds, value: CounterValue) {
@@ -102,7 +139,7 @@ pub struct Size {
 pub struct Series {
     meanings: Meanings,
     /// By subject and place in [`Subject::ALL`].
-    rows: [Vec<Row>; Subject::ALL.len()],
+    rows: [Rows; Subject::ALL.len()],
     /// For each meaning in its order: its row, and what it adds.
     places: Vec<Option<(Subject, usize, Adds)>>,
     /// The places of the flow log's counters among the meanings.
@@ -116,12 +153,12 @@ impl Series {
         if !self.meanings.ptr_eq(meanings) {
             self.rebuild(meanings);
         }
-        for row in self.rows.iter_mut().flatten() {
+        for row in self.rows.iter_mut().flat_map(|rows| &mut rows.rows) {
             row.values = [None; 3];
         }
         for (place, total) in self.places.iter().zip(totals) {
             if let (Some((subject, row, adds)), Some(total)) = (*place, *total) {
-                self.rows[index(subject)][row].add(adds, total);
+                self.rows[index(subject)].rows[row].add(adds, total);
             }
         }
     }
@@ -141,15 +178,14 @@ impl Series {
     }
 
     fn rebuild(&mut self, meanings: &Meanings) {
-        let mut rows: [BTreeMap<String, Row>; Subject::ALL.len()] = Default::default();
+        let mut infos: [BTreeMap<&str, Option<&str>>; Subject::ALL.len()] = Default::default();
         let described: Vec<_> = meanings.values().map(|meaning| describe(meaning)).collect();
         for described in described.iter().flatten() {
-            let row = rows[index(described.subject)].entry(described.labels.clone()).or_default();
-            row.labels.clone_from(&described.labels);
-            row.info = row.info.take().or_else(|| described.info.clone());
+            let info = infos[index(described.subject)].entry(&described.labels).or_default();
+            *info = info.or(described.info.as_deref());
         }
         let places: [BTreeMap<&str, usize>; Subject::ALL.len()] =
-            rows.each_ref().map(|rows| rows.keys().zip(0..).map(|(labels, at)| (labels.as_str(), at)).collect());
+            infos.each_ref().map(|rows| rows.keys().zip(0..).map(|(labels, at)| (*labels, at)).collect());
         self.places = described
             .iter()
             .map(|described| {
@@ -158,7 +194,11 @@ impl Series {
                 Some((described.subject, row, described.adds))
             })
             .collect();
-        self.rows = rows.map(|rows| rows.into_values().collect());
+        self.rows = infos.map(|infos| {
+            let mut rows = Rows::default();
+            infos.into_iter().for_each(|(labels, info)| rows.push(labels, info));
+            rows
+        });
         let logged = meanings.values().enumerate().filter_map(|(place, meaning)| match **meaning {
             CounterMeaning::FlowLog(logged) => Some((place, logged)),
             _ => None,
@@ -173,17 +213,19 @@ impl Series {
         let mut room = Room { left: max, size: &mut size };
         let isolated = room.take(self.isolation.lines.iter().map(|_| 1));
         let shown = Subject::ALL.map(|subject| {
-            let rows = &self.rows[index(subject)];
-            let taken = if subject.is_bounded_by_code() { rows.len() } else { room.take(rows.iter().map(Row::series)) };
-            &rows[..taken]
+            let rows = &self.rows[index(subject)].rows;
+            if subject.is_bounded_by_code() { rows.len() } else { room.take(rows.iter().map(Row::series)) }
         });
         for subject in Subject::ALL {
             for (field, family) in subject.families().iter().enumerate() {
-                write_values(out, format, family, shown[index(subject)], field);
+                let (rows, shown) = (&self.rows[index(subject)], shown[index(subject)]);
+                format::header(out, family, format);
+                write_values(out, family, rows, shown, field);
             }
         }
-        let infos = shown[index(Subject::Rule)].iter().filter_map(|row| row.info.as_deref());
-        write_infos(out, format, &catalogue::RULE_INFO, infos);
+        let (rules, shown) = (&self.rows[index(Subject::Rule)], shown[index(Subject::Rule)]);
+        let shown = rules.rows[..shown].iter().filter(|row| row.has_info).count();
+        write_infos(out, format, &catalogue::RULE_INFO, rules.infos.iter().take(shown));
         let isolation = self.isolation.lines[..isolated].iter().map(String::as_str);
         write_infos(out, format, &catalogue::POD_ISOLATED_BY_INFO, isolation);
         size
@@ -216,13 +258,14 @@ impl Room<'_> {
     }
 }
 
-fn write_values(out: &mut String, format: Format, family: &Family, rows: &[Row], field: usize) {
-    format::header(out, family, format);
-    for row in rows {
+/// Writes one value of the first rows.
+fn write_values(out: &mut String, family: &Family, rows: &Rows, shown: usize, field: usize) {
+    let name = format!("{}{}", family.name, family.suffix());
+    for (row, labels) in rows.rows[..shown].iter().zip(rows.labels.iter()) {
         if let Some(value) = row.values[field] {
-            out.extend([family.name, family.suffix(), &row.labels, " "]);
-            format::number(out, value);
-            out.push('\n');
+            out.push_str(&name);
+            out.push_str(labels);
+            format::value(out, value);
         }
     }
 }

@@ -74,7 +74,8 @@ pub fn make(ruleset: &Ruleset) -> Vec<Op> {
             op(OpKind::AddSet { name: name.clone(), set: set.emptied() });
             let elements: Vec<_> = set.elements.iter().collect();
             for part in elements.chunks(256) {
-                op(OpKind::AddElements { set: name.clone(), elements: part.iter().cloned().collect() });
+                let elements = part.iter().cloned().collect();
+                op(OpKind::AddElements { set: name.clone(), elements, starts: BTreeMap::new() });
             }
         }
         for (name, chain) in &table.chains {
@@ -208,7 +209,7 @@ fn maps() -> Vec<(&'static str, Set)> {
                 vec![to(vec![Value::Proto(6), Value::Port(80)], Verdict::Return)],
             ),
         ),
-        ("by-id", set(SetKind::CounterMap, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
+        ("by-id", set(SetKind::Counters, &[Mark], "ids", vec![counts(0, "c-zero"), counts(0x1000, "c-rule")])),
     ]
 }
 
@@ -273,8 +274,8 @@ fn statements() -> Vec<Expr> {
     let log = |prefix: &str, snaplen| Expr::Log { prefix: prefix.to_owned(), group: 5, snaplen };
     vec![
         Expr::Counter("c-rule".into()),
-        Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".into() },
-        Expr::CounterMap { mask: u32::MAX, map: "by-id".into() },
+        Expr::CountMark { mask: 0x00ff_f000, set: "by-id".into() },
+        Expr::CountMark { mask: u32::MAX, set: "by-id".into() },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0100_0000 },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0 },
         Expr::SetCtMark { keep: 0, value: 7 },
@@ -307,7 +308,7 @@ pub fn singles() -> Vec<Expr> {
         Expr::Limit { rate: 10, burst: 6 },
         Expr::Limit { rate: 11, burst: 5 },
         Expr::Counter("c-zero".into()),
-        Expr::CounterMap { mask: 0xfff, map: "by-id".into() },
+        Expr::CountMark { mask: 0xfff, set: "by-id".into() },
         Expr::SetCtMark { keep: 0x00ff_ffff, value: 0x0200_0000 },
         Expr::SetCtMark { keep: 0x00ff_fff0, value: 0x0100_0000 },
         Expr::SetCtMark { keep: 0, value: 8 },
@@ -327,7 +328,7 @@ pub fn singles() -> Vec<Expr> {
 fn combined() -> Vec<Rule> {
     use Field::*;
     let check = Expr::CtMark { mask: 0xff00_0000, value: 0x0100_0000, negated: false };
-    let count = Expr::CounterMap { mask: 0x00ff_f000, map: "by-id".into() };
+    let count = Expr::CountMark { mask: 0x00ff_f000, set: "by-id".into() };
     let accept = Expr::Verdict(Verdict::Accept);
     vec![
         rule("checked, counted", vec![check, count, accept.clone()]),

@@ -13,7 +13,7 @@ use super::part::Part;
 use super::registry::Registry;
 use super::{CounterMeaning, Pending};
 use crate::effective::{EffectiveRule, RuleIdentity};
-use crate::ids::{CONNECTIONS, COUNTERS, Claims, Ids, Origin, OriginNames, RETIRED};
+use crate::ids::{COUNTING, Claims, Ids, Origin, OriginNames, RETIRED};
 use crate::mark::{NO_ID, id_bits, id_mask};
 use crate::names;
 use crate::object::ObjectName;
@@ -136,11 +136,9 @@ fn make((half, owner): &Key, allow: &Allow, ids: &Ids) -> Part {
     let bits = ids.bits(*half, &allow.names.counter);
     if let Some(bits) = bits {
         let names = [&allow.names.counter, &allow.names.connections];
-        let counted = names.into_iter().zip([COUNTERS, CONNECTIONS]).zip(meanings(*half, owner, allow.index));
-        for ((name, map), meaning) in counted {
-            part.element(map, Value::Mark(bits), Datum::Counter(name.clone()));
-            // The chain says what it counts; here it would be half of all that a scrape reads.
-            part.named_counter(name.clone(), "", meaning);
+        let counted = names.into_iter().zip(COUNTING).zip(meanings(*half, owner, allow.index));
+        for ((name, set), meaning) in counted {
+            part.counting(set, bits, name.clone(), meaning);
         }
     }
     let stamp = Expr::SetCtMark { keep: !id_mask(*half), value: bits.unwrap_or_else(|| id_bits(*half, NO_ID)) };

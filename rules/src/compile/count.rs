@@ -1,6 +1,6 @@
 //! Counting whole connections: what is done with the ids in ct mark.
 //!
-//! In: nothing. Out: the maps from ids to counters, and the chains that count. What always holds: a packet that passes and has an
+//! In: nothing. Out: the sets that count by id, and the chains that ask them. What always holds: a packet that passes and has an
 //! end in a local pod is counted once for each half that has an id, or once as not attributed; no rule here says what
 //! passes; nothing here depends on the generation, so that no chain that is jumped to writes one (a packet in flight keeps
 //! the base chain it entered, not what that leads to).
@@ -11,7 +11,7 @@ use super::{CounterMeaning, base};
 use crate::ids::{CONNECTIONS, COUNTERS, RETIRED};
 use crate::mark::{GENERATION_MASK, HALVES, IDS_MASK, NO_ID, id_bits, id_mask};
 use crate::policy::Direction;
-use crate::ruleset::{Chain, Datum, Expr, Field, KeyType, Name, Rule, SetKind, Value, Verdict};
+use crate::ruleset::{Chain, Expr, Field, KeyType, Name, Rule, SetKind, Verdict};
 
 /// The chain that counts a packet by the ids of its flow.
 pub(super) const COUNT: &str = "count-packet";
@@ -25,33 +25,36 @@ pub(super) const OTHERS: &str = "others";
 /// The chain that clears the ids of halves that have no local pod.
 pub(super) const FORGET: &str = "forget";
 
-/// Elements of a counter map: every id of both halves, and none. The kernel picks its fastest set for a size that is known, at 32
+/// Counts for nobody, and begins the names of those that do so by a mark.
+const UNATTRIBUTED: &str = "unattributed";
+
+/// Elements of a set that counts: every id of both halves, and none. The kernel picks its fastest set for a size that is known, at 32
 /// bytes for each element.
 const SIZE: u32 = 8192;
 
-/// The maps, and the set of ids that wait.
+/// The sets that count, and the set of ids that wait.
 pub(super) fn add_sets(table: &mut Part) {
     let key = || vec![KeyType::Mark];
-    table.sized(COUNTERS, SetKind::CounterMap, key(), SIZE, "counters of packets, by the ids in ct mark");
-    table.sized(CONNECTIONS, SetKind::CounterMap, key(), SIZE, "counters of connections, by the ids in ct mark");
+    table.sized(COUNTERS, SetKind::Counters, key(), SIZE, "packets, by the ids in ct mark");
+    table.sized(CONNECTIONS, SetKind::Counters, key(), SIZE, "connections, by the ids in ct mark");
     table.fixed(RETIRED, SetKind::Set, key(), "ids that running flows may still carry");
-    let nobody = unattributed(table);
-    let none = [0, id_bits(Direction::Egress, NO_ID), id_bits(Direction::Ingress, NO_ID)];
-    for bits in none {
-        table.element(COUNTERS, Value::Mark(bits), Datum::Counter(nobody.clone()));
+    let none = |half: Direction| (id_bits(half, NO_ID), format!("{UNATTRIBUTED}-{half}"));
+    let halves = HALVES.map(none);
+    for (bits, name) in [(0, format!("{UNATTRIBUTED}-mark"))].into_iter().chain(halves) {
+        table.counting(COUNTERS, bits, name.into(), CounterMeaning::Unattributed);
     }
 }
 
 /// The counter of what is counted for nobody.
 pub(super) fn unattributed(table: &mut Part) -> Name {
-    let name = Name::from("unattributed");
+    let name = Name::from(UNATTRIBUTED);
     table.named_counter(name.clone(), "packets that passed and count for no rule", CounterMeaning::Unattributed);
     name
 }
 
 /// Counts by the ids under this mask.
 pub(super) fn by_mark(mask: u32) -> Expr {
-    Expr::CounterMap { mask, map: COUNTERS.into() }
+    Expr::CountMark { mask, set: COUNTERS.into() }
 }
 
 /// Matches marks with a bit under this mask.
@@ -85,7 +88,7 @@ pub(super) fn add_chains(table: &mut Part) {
         base::rule(vec![without, nobody], ""),
     ];
     add(table, COUNT, "one packet, for each half of its flow", rules);
-    let connection = |half| Expr::CounterMap { mask: id_mask(half), map: CONNECTIONS.into() };
+    let connection = |half| Expr::CountMark { mask: id_mask(half), set: CONNECTIONS.into() };
     let rules = HALVES.map(|half| base::rule(vec![connection(half)], "")).into();
     add(table, BEGIN, "one connection, for each half", rules);
     let ends = HALVES.into_iter().flat_map(base::ends);

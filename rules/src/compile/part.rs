@@ -19,7 +19,8 @@ pub(super) struct Part {
     /// Sets whose elements are contributed one by one.
     common: Vec<(Name, Arc<Set>)>,
     chains: Vec<(Name, Arc<Chain>)>,
-    counters: Vec<(Name, Counter, Arc<CounterMeaning>)>,
+    counters: Vec<(Name, Counter)>,
+    meanings: Vec<(Name, Arc<CounterMeaning>)>,
     elements: Vec<(Name, Element, Datum)>,
 }
 
@@ -44,8 +45,15 @@ impl Part {
     /// The counter of this name, made once however often it is asked for.
     pub(super) fn named_counter(&mut self, name: Name, text: &str, meaning: CounterMeaning) {
         if !self.counters.iter().any(|(other, ..)| *other == name) {
-            self.counters.push((name, Counter { comment: names::comment(text).into() }, Arc::new(meaning)));
+            self.counters.push((name.clone(), Counter { comment: names::comment(text).into() }));
+            self.meanings.push((name, Arc::new(meaning)));
         }
+    }
+
+    /// Adds an element that counts, under this name, to a fixed set.
+    pub(super) fn counting(&mut self, set: &str, mark: u32, name: Name, meaning: CounterMeaning) {
+        self.element(set, Value::Mark(mark), Datum::Counter(name.clone()));
+        self.meanings.push((name, Arc::new(meaning)));
     }
 
     /// A set with all its elements.
@@ -92,8 +100,10 @@ impl Whole {
         for (name, _) in &part.chains {
             self.table.chains.remove(name);
         }
-        for (name, ..) in &part.counters {
+        for (name, _) in &part.counters {
             self.table.counters.remove(name);
+        }
+        for (name, _) in &part.meanings {
             self.meanings.remove(name);
         }
         for (set, element, _) in &part.elements {
@@ -112,8 +122,10 @@ impl Whole {
         for (name, chain) in &part.chains {
             self.table.chains.insert(name.clone(), Arc::clone(chain));
         }
-        for (name, counter, meaning) in &part.counters {
+        for (name, counter) in &part.counters {
             self.table.counters.insert(name.clone(), counter.clone());
+        }
+        for (name, meaning) in &part.meanings {
             self.meanings.insert(name.clone(), Arc::clone(meaning));
         }
         for (set, element, datum) in &part.elements {

@@ -211,7 +211,7 @@ fn an_identity_reads_as_all_that_it_is() {
 
 #[test]
 fn names_that_others_read_stay() {
-    assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-2a", "flatfell-2b"]);
+    assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-3a", "flatfell-3b"]);
     assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
     let guards = [
         Guard::RouterAdvertisement,

@@ -134,7 +134,7 @@ fn greatest(value: &Value) -> Value {
 /// Additions of elements.
 pub fn added<'a>(elements: &'a BySet<'_>) -> impl Iterator<Item = OpKind> + 'a {
     let of_set = |(set, elements): (&&'a Name, &'a Elements)| portions(set, elements.iter().map(cloned));
-    elements.iter().flat_map(of_set).map(|(set, elements)| OpKind::AddElements { set, elements })
+    elements.iter().flat_map(of_set).map(added_elements)
 }
 
 /// Deletions of elements.
@@ -145,7 +145,11 @@ pub fn deleted<'a>(elements: &'a BySet<'_>) -> impl Iterator<Item = OpKind> + 'a
 
 /// Additions of all elements of a set.
 pub fn all<'a>(name: &'a Name, set: &'a Set) -> impl Iterator<Item = OpKind> + 'a {
-    portions(name, set.elements.iter()).map(|(set, elements)| OpKind::AddElements { set, elements })
+    portions(name, set.elements.iter()).map(added_elements)
+}
+
+fn added_elements((set, elements): (Name, Elements)) -> OpKind {
+    OpKind::AddElements { set, elements, starts: BTreeMap::new() }
 }
 
 fn cloned((element, datum): (&Element, &Datum)) -> (Element, Datum) {

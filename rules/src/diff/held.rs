@@ -96,7 +96,7 @@ pub(super) fn asked(chain: &Chain) -> impl Iterator<Item = &Name> {
 /// The set or map that an expression asks.
 pub(super) fn asks(expr: &Expr) -> Option<&Name> {
     match expr {
-        Expr::Lookup { set, .. } | Expr::Vmap { map: set, .. } | Expr::CounterMap { map: set, .. } => Some(set),
+        Expr::Lookup { set, .. } | Expr::Vmap { map: set, .. } | Expr::CountMark { set, .. } => Some(set),
         _ => None,
     }
 }

@@ -200,7 +200,7 @@ impl Planner<'_> {
         let maps: BTreeMap<&Name, _> = sets
             .gone
             .iter()
-            .filter(|(_, set)| set.kind != SetKind::Set)
+            .filter(|(_, set)| set.kind == SetKind::VerdictMap)
             .map(|(name, set)| (*name, set.elements.iter().collect()))
             .collect();
         self.push(Step::Clean, element::deleted(&maps));

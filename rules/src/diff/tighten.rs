@@ -46,7 +46,7 @@ impl Tables<'_> {
                 let have = self.have.table(self.id);
                 !come.is_empty() || !gone.values().all(|datum| have.is_some_and(|have| only_denied(have, datum)))
             }
-            SetKind::CounterMap => decides_by_counters(self.want, self.id, name),
+            SetKind::Counters => decides_behind(self.want, self.id, name),
         }
     }
 }
@@ -140,12 +140,12 @@ fn verdict_denies_only<'a>(table: &'a Table, verdict: &'a Verdict, seen: &mut BT
     }
 }
 
-/// Whether any rule does something behind the counter map: it is skipped where there is no element.
-fn decides_by_counters(held: &Held, id: &TableId, map: &str) -> bool {
-    held.asking(id, map).flat_map(|chain| &chain.rules).any(|rule| {
+/// Whether any rule does something behind counting at a set: it is skipped where there is no element.
+fn decides_behind(held: &Held, id: &TableId, set: &str) -> bool {
+    held.asking(id, set).flat_map(|chain| &chain.rules).any(|rule| {
         rule.exprs
             .iter()
-            .skip_while(|expr| !matches!(expr, Expr::CounterMap { map: used, .. } if used.as_ref() == map))
+            .skip_while(|expr| !matches!(expr, Expr::CountMark { set: used, .. } if used.as_ref() == set))
             .any(decides)
     })
 }

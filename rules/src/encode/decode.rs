@@ -83,22 +83,23 @@ pub fn set(message: &[u8]) -> Option<(TableId, Name, Set)> {
     let (kind, interval) = kind.unwrap_or((SetKind::Set, false));
     let comment = if foreign { format!("{FOREIGN} type or flags: {text}") } else { text };
     // A limit that somebody gave another set shows when it is full: a table in force is not made anew for it.
-    let size = set.get_u32(NFTNL_SET_DESC_SIZE).filter(|_| kind == SetKind::CounterMap);
+    let size = set.get_u32(NFTNL_SET_DESC_SIZE).filter(|_| kind == SetKind::Counters);
     Some((table, name, Set { kind, key: key.unwrap_or_default(), interval, size, comment, elements: Elements::new() }))
 }
 
 /// Kind and whether it is of intervals; `None` for flags and data that are not in use here.
 fn set_kind(set: &sys::Set) -> Option<(SetKind, bool)> {
-    const COUNTER: u32 = 1;
     const VERDICT: u32 = 0xffff_ff00;
     let flags = set.get_u32(NFTNL_SET_FLAGS).unwrap_or(0);
-    let kinds = [SetKind::Set, SetKind::VerdictMap, SetKind::CounterMap];
+    let counts = set.counts()?;
+    let kinds = [SetKind::Set, SetKind::VerdictMap, SetKind::Counters];
     let all = kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]);
-    all.into_iter().find(|(kind, interval)| set_flags(*kind, *interval) == flags).filter(|(kind, _)| match kind {
-        SetKind::Set => true,
-        SetKind::VerdictMap => set.get_u32(NFTNL_SET_DATA_TYPE) == Some(VERDICT),
-        SetKind::CounterMap => set.get_u32(NFTNL_SET_OBJ_TYPE) == Some(COUNTER),
-    })
+    let fits = |kind| match kind {
+        SetKind::Set => !counts,
+        SetKind::VerdictMap => !counts && set.get_u32(NFTNL_SET_DATA_TYPE) == Some(VERDICT),
+        SetKind::Counters => counts,
+    };
+    all.into_iter().find(|(kind, interval)| set_flags(*kind, *interval) == flags && fits(*kind))
 }
 
 /// The elements of one message of a dump.
@@ -126,11 +127,12 @@ fn datum(element: RawElement) -> Option<Datum> {
     if element.more {
         return None;
     }
-    match (element.verdict, element.object) {
-        (None, None) => Some(Datum::None),
-        (Some(number), None) => verdict_of(number, element.chain).map(Datum::Verdict),
-        (None, Some(object)) => Some(Datum::Counter(object.into())),
-        (Some(_), Some(_)) => None,
+    match (element.verdict, element.object, element.counter) {
+        (None, None, None) => Some(Datum::None),
+        (Some(number), None, None) => verdict_of(number, element.chain).map(Datum::Verdict),
+        (None, Some(object), None) => Some(Datum::Counter(object.into())),
+        (None, None, Some(_)) => comment_of(0, &element.user_data).map(|name| Datum::Counter(name.into())),
+        _ => None,
     }
 }
 

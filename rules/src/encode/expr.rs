@@ -102,7 +102,7 @@ impl Program {
             Expr::Lookup { key, set } => self.lookup(key, set, false),
             Expr::Vmap { key, map } => self.lookup(key, map, true),
             Expr::Counter(name) => self.counter(name),
-            Expr::CounterMap { mask, map } => self.counter_map(*mask, map),
+            Expr::CountMark { mask, set } => self.count_mark(*mask, set),
             Expr::SetCtMark { keep, value } => self.set_ct_mark(*keep, *value),
             Expr::Limit { rate, burst } => self.limit(*rate, *burst),
             Expr::Log { prefix, group, snaplen } => self.log(prefix, *group, *snaplen),
@@ -313,6 +313,11 @@ impl Program {
 
     fn lookup(&mut self, key: &[Field], set: &str, verdict: bool) -> Result<(), EncodeError> {
         self.load_key(key)?;
+        self.look_up(set, verdict)
+    }
+
+    /// Asks a set or verdict map for what is in the registers.
+    fn look_up(&mut self, set: &str, verdict: bool) -> Result<(), EncodeError> {
         let code = Code::new(c"lookup")?
             .u32(NFTNL_EXPR_LOOKUP_SREG, NFT_REG_1)
             .u32(NFTNL_EXPR_LOOKUP_FLAGS, 0)
@@ -360,11 +365,9 @@ impl Program {
         Ok(())
     }
 
-    fn counter_map(&mut self, mask: u32, map: &str) -> Result<(), EncodeError> {
+    fn count_mark(&mut self, mask: u32, set: &str) -> Result<(), EncodeError> {
         self.masked_ct_mark(mask)?;
-        let code = Code::new(c"objref")?.u32(NFTNL_EXPR_OBJREF_SET_SREG, NFT_REG_1);
-        self.push(code.str(NFTNL_EXPR_OBJREF_SET_NAME, map)?);
-        Ok(())
+        self.look_up(set, false)
     }
 
     fn limit(&mut self, rate: u64, burst: u32) -> Result<(), EncodeError> {

@@ -156,7 +156,7 @@ pub fn describe(op: &Op) -> String {
         OpKind::AddRule { chain, rule } => format!("add rule {table} {chain} {}", text::rule(rule)),
         OpKind::AddSet { name, .. } => format!("add set {table} {name}"),
         OpKind::DeleteSet(name) => format!("delete set {table} {name}"),
-        OpKind::AddElements { set, elements } => format!("add {} elements {table} {set}", elements.len()),
+        OpKind::AddElements { set, elements, .. } => format!("add {} elements {table} {set}", elements.len()),
         OpKind::DeleteElements { set, elements } => format!("delete {} elements {table} {set}", elements.len()),
         OpKind::AddCounter { name, .. } => format!("add counter {table} {name}"),
         OpKind::DeleteCounter(name) => format!("delete counter {table} {name}"),

@@ -10,12 +10,12 @@ use nftnl::nftnl_sys::*;
 
 use super::expr::bare_rule;
 use super::raw::RawElement;
-use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Table, Writer, table};
+use super::sys::{Chain, Elements, Header, MAX_WEIGHT, Object, Payload, Rule, Set, Table, Writer, new_counter, table};
 use super::types::{
     INTERVAL_END, OPEN_INTERVAL, comment, family, key_bytes, key_type, proto_family, range_bytes, set_user_data,
 };
 use super::{Batch, EncodeError, Ownership, verdict_number};
-use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Op, OpKind, SetKind};
+use crate::ruleset::{self, BaseHook, CounterValue, Datum, Element, Hook, Name, Op, OpKind, SetKind};
 
 // NFT_MSG_* of linux/netfilter/nf_tables.h.
 const NEWTABLE: u16 = 0;
@@ -43,7 +43,6 @@ const OBJECT_COUNTER: u32 = 1;
 const POLICY_ACCEPT: u32 = 1;
 const SET_INTERVAL: u32 = 4;
 const SET_MAP: u32 = 8;
-const SET_OBJECT: u32 = 0x40;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 
 /// NFT_NAME_MAXLEN with its NUL is 256.
@@ -73,9 +72,8 @@ pub(super) fn hook_of(number: u32) -> Option<Hook> {
 /// What makes the kind and flags of a set.
 pub(super) fn set_flags(kind: SetKind, interval: bool) -> u32 {
     let kind = match kind {
-        SetKind::Set => 0,
+        SetKind::Set | SetKind::Counters => 0,
         SetKind::VerdictMap => SET_MAP,
-        SetKind::CounterMap => SET_OBJECT,
     };
     kind | if interval { SET_INTERVAL } else { 0 }
 }
@@ -126,8 +124,11 @@ impl Encoder {
             OpKind::AddRule { chain, rule } => self.add_rule(op.table.family, table, chain, rule),
             OpKind::AddSet { name, set } => self.add_set(table, name, set),
             OpKind::DeleteSet(name) => self.delete_set(table, name),
-            OpKind::AddElements { set, elements } => self.elements(NEWSETELEM, table, set, elements),
-            OpKind::DeleteElements { set, elements } => self.elements(DELSETELEM, table, set, elements),
+            OpKind::AddElements { set, elements, starts } => {
+                let raw = |element: &Element, datum: &Datum| raw_elements(element, datum, starts);
+                self.elements(NEWSETELEM, table, set, elements, raw)
+            }
+            OpKind::DeleteElements { set, elements } => self.elements(DELSETELEM, table, set, elements, deleted),
             OpKind::AddCounter { name, comment, start } => self.add_counter(table, name, comment, *start),
             OpKind::DeleteCounter(name) => self.delete_counter(table, name),
         }
@@ -226,9 +227,7 @@ impl Encoder {
             SetKind::VerdictMap => {
                 object.u32(NFTNL_SET_DATA_TYPE, VERDICT_TYPE).u32(NFTNL_SET_DATA_LEN, 0);
             }
-            SetKind::CounterMap => {
-                object.u32(NFTNL_SET_OBJ_TYPE, OBJECT_COUNTER);
-            }
+            SetKind::Counters => object.count(new_counter(CounterValue::default())?),
         }
         object.data(NFTNL_SET_USERDATA, &set_user_data(set)?)?;
         self.message(NEWSET, NLM_F_CREATE, &object)
@@ -247,11 +246,12 @@ impl Encoder {
         table: &str,
         set: &str,
         elements: &BTreeMap<Element, Datum>,
+        raw: impl Fn(&Element, &Datum) -> Result<Vec<RawElement>, EncodeError>,
     ) -> Result<(), EncodeError> {
         let flags = if kind == NEWSETELEM { NLM_F_CREATE } else { 0 };
         let mut list = element_list(table, set)?;
         for (element, datum) in elements {
-            let raw = raw_elements(element, datum)?;
+            let raw = raw(element, datum)?;
             let weight: usize = raw.iter().map(RawElement::weight).sum();
             if list.weight() + weight > MAX_WEIGHT {
                 self.message(kind, flags, &list)?;
@@ -295,8 +295,18 @@ fn element_list(table: &str, set: &str) -> Result<Elements, EncodeError> {
     Ok(list)
 }
 
+/// An element that goes is found by its key: what its counter counted is not said.
+fn deleted(element: &Element, datum: &Datum) -> Result<Vec<RawElement>, EncodeError> {
+    let datum = if matches!(datum, Datum::Counter(_)) { &Datum::None } else { datum };
+    raw_elements(element, datum, &BTreeMap::new())
+}
+
 /// One element for a key, two for a range (where it begins, and where it has ended) unless it ends with the type.
-fn raw_elements(element: &Element, datum: &Datum) -> Result<Vec<RawElement>, EncodeError> {
+fn raw_elements(
+    element: &Element,
+    datum: &Datum,
+    starts: &BTreeMap<Name, CounterValue>,
+) -> Result<Vec<RawElement>, EncodeError> {
     let mut start = RawElement::default();
     match datum {
         Datum::None => {}
@@ -305,7 +315,10 @@ fn raw_elements(element: &Element, datum: &Datum) -> Result<Vec<RawElement>, Enc
             start.verdict = Some(number);
             start.chain = chain.map(str::to_owned);
         }
-        Datum::Counter(counter) => start.object = Some(name(counter)?.to_owned()),
+        Datum::Counter(counter) => {
+            start.counter = Some(starts.get(counter).copied().unwrap_or_default());
+            start.user_data = comment(COMMENT, name(counter)?)?;
+        }
     }
     match element {
         Element::Key(values) => {

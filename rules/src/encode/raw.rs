@@ -5,8 +5,13 @@
 
 use nftnl::nftnl_sys::libc::nlmsghdr;
 
+use crate::ruleset::CounterValue;
+
 /// More than one element's attributes of fixed size take, with their headers.
 const FIXED_ELEMENT: usize = 96;
+
+/// More than a counter takes.
+const COUNTER: usize = 64;
 
 /// One element as libnftnl holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,11 +24,13 @@ pub struct RawElement {
     pub verdict: Option<u32>,
     /// The chain a verdict leads to.
     pub chain: Option<String>,
-    /// The object an element leads to.
+    /// The object an element leads to: nothing here has one, tables of an earlier layout have.
     pub object: Option<String>,
+    /// What an element's own counter counted.
+    pub counter: Option<CounterValue>,
     /// User data; empty for none.
     pub user_data: Vec<u8>,
-    /// It carries what the model has no word for: expressions, data that is no verdict, a second key, a timeout.
+    /// It carries what the model has no word for: other expressions, data that is no verdict, a second key, a timeout.
     pub more: bool,
 }
 
@@ -31,7 +38,8 @@ impl RawElement {
     /// At least the bytes it takes in a message.
     pub(super) fn weight(&self) -> usize {
         let names = self.chain.as_deref().map_or(0, str::len) + self.object.as_deref().map_or(0, str::len);
-        FIXED_ELEMENT + self.key.len() + names + self.user_data.len()
+        let counter = if self.counter.is_some() { COUNTER } else { 0 };
+        FIXED_ELEMENT + self.key.len() + names + counter + self.user_data.len()
     }
 }
 

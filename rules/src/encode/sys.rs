@@ -15,6 +15,7 @@ use nftnl::{MsgType, NlMsg, ProtoFamily, nft_nlmsg_maxsize};
 
 use super::EncodeError;
 use super::raw::{Aligned, RawElement};
+use crate::ruleset::CounterValue;
 
 /// The heaviest object that is written: a nested attribute's length has 16 bits.
 pub(super) const MAX_WEIGHT: usize = 60 * 1024;
@@ -256,6 +257,50 @@ impl Expr {
     }
 }
 
+/// A counter that starts here.
+pub(super) fn new_counter(start: CounterValue) -> Result<Expr, EncodeError> {
+    let counter = Expr::new(c"counter")?.u64(NFTNL_EXPR_CTR_PACKETS, start.packets);
+    Ok(counter.u64(NFTNL_EXPR_CTR_BYTES, start.bytes))
+}
+
+/// What a counter counted; `None` for another expression.
+///
+/// # Safety
+/// `expr` is null or a live expression.
+unsafe fn counted(expr: *const c_void) -> Option<CounterValue> {
+    let expr = NonNull::new(expr.cast_mut().cast::<nftnl_expr>())?.as_ptr();
+    // SAFETY: the caller's; a name is a string that ends in NUL, and the numbers are of expressions of that name.
+    unsafe {
+        let name = owned_str(nftnl_expr_get_str(expr, attr(NFTNL_EXPR_NAME)))?;
+        (name == "counter").then(|| CounterValue {
+            packets: nftnl_expr_get_u64(expr, attr(NFTNL_EXPR_CTR_PACKETS)),
+            bytes: nftnl_expr_get_u64(expr, attr(NFTNL_EXPR_CTR_BYTES)),
+        })
+    }
+}
+
+impl Set {
+    /// Has each element count.
+    pub(super) fn count(&mut self, counter: Expr) {
+        self.weight += counter.weight;
+        // SAFETY: both are live; the set owns the expression from here on.
+        unsafe { nftnl_set_add_expr(self.raw.as_ptr(), counter.raw.as_ptr()) };
+        std::mem::forget(counter);
+    }
+
+    /// Whether each element counts; `None` where it does something else or more.
+    pub(super) fn counts(&self) -> Option<bool> {
+        if self.has(NFTNL_SET_EXPRESSIONS) {
+            return None;
+        }
+        if !self.has(NFTNL_SET_EXPR) {
+            return Some(false);
+        }
+        // SAFETY: the set is live and owns the expression, of which there is one.
+        unsafe { counted(nftnl_set_get(self.raw.as_ptr(), attr(NFTNL_SET_EXPR))) }.map(|_| true)
+    }
+}
+
 impl Drop for Expr {
     fn drop(&mut self) {
         // SAFETY: `raw` came from nftnl_expr_alloc; `Rule::add` forgets the expressions it hands over.
@@ -331,6 +376,12 @@ impl Elements {
                 put(number, text(name)?.as_bytes_with_nul())?;
             }
         }
+        if let Some(start) = element.counter {
+            let counter = new_counter(start)?;
+            // SAFETY: both are live; the element owns the expression from here on.
+            unsafe { nftnl_set_elem_add_expr(raw.as_ptr(), counter.raw.as_ptr()) };
+            std::mem::forget(counter);
+        }
         if element.user_data.is_empty() { Ok(()) } else { put(NFTNL_SET_ELEM_USERDATA, &element.user_data) }
     }
 
@@ -351,13 +402,8 @@ impl Elements {
 }
 
 /// Attributes of elements that no element made here has.
-const MORE: [u32; 5] = [
-    NFTNL_SET_ELEM_DATA,
-    NFTNL_SET_ELEM_TIMEOUT,
-    NFTNL_SET_ELEM_EXPR,
-    NFTNL_SET_ELEM_EXPRESSIONS,
-    NFTNL_SET_ELEM_KEY_END,
-];
+const MORE: [u32; 4] =
+    [NFTNL_SET_ELEM_DATA, NFTNL_SET_ELEM_TIMEOUT, NFTNL_SET_ELEM_EXPRESSIONS, NFTNL_SET_ELEM_KEY_END];
 
 fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
     let data = |number: u32| {
@@ -374,6 +420,12 @@ fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
         // SAFETY: as above.
         unsafe { nftnl_set_elem_is_set(raw.as_ptr(), attr(number)) }
     };
+    let counter = || {
+        let mut len = 0;
+        // SAFETY: as above; the expression is the element's.
+        unsafe { counted(nftnl_set_elem_get(raw.as_ptr(), attr(NFTNL_SET_ELEM_EXPR), &raw mut len)) }
+    };
+    let counter = if has(NFTNL_SET_ELEM_EXPR) { counter() } else { None };
     RawElement {
         key: data(NFTNL_SET_ELEM_KEY).unwrap_or_default(),
         flags: number(NFTNL_SET_ELEM_FLAGS).unwrap_or(0),
@@ -381,7 +433,8 @@ fn read_element(raw: NonNull<nftnl_set_elem>) -> RawElement {
         chain: name(NFTNL_SET_ELEM_CHAIN),
         object: name(NFTNL_SET_ELEM_OBJREF),
         user_data: data(NFTNL_SET_ELEM_USERDATA).unwrap_or_default(),
-        more: MORE.iter().any(|number| has(*number)),
+        counter,
+        more: MORE.iter().any(|number| has(*number)) || (has(NFTNL_SET_ELEM_EXPR) && counter.is_none()),
     }
 }
 

@@ -52,9 +52,9 @@ fn only_the_last_operation_asks_for_an_answer() {
 
 #[test]
 fn long_lists_are_split_below_the_limit_of_an_attribute_and_stay_their_operations() {
-    let datum = Datum::Counter("c".repeat(255).into());
+    let datum = Datum::Counter("c".repeat(127).into());
     let elements = (0..2000).map(|number| (port(number), datum.clone())).collect();
-    let add = op(OpKind::AddElements { set: "s".into(), elements });
+    let add = op(OpKind::AddElements { set: "s".into(), elements, starts: BTreeMap::new() });
     let batch =
         encode(&[op(OpKind::AddTable), add, op(OpKind::DeleteSet("x".into()))], Ownership::Shared).expect("batch");
     let all = messages(&batch);
@@ -98,7 +98,7 @@ fn what_cannot_be_encoded_exactly_is_refused() {
     let compare = |field, value| add_rule(vec![Expr::Compare { field, value, negated: false }]);
     let elements = |element| {
         let elements = BTreeMap::from([(element, Datum::None)]);
-        op(OpKind::AddElements { set: "s".into(), elements })
+        op(OpKind::AddElements { set: "s".into(), elements, starts: BTreeMap::new() })
     };
     let set = |key: Vec<KeyType>, interval| {
         let set = Set { interval, ..Set::of(SetKind::Set, key) };

@@ -32,7 +32,7 @@ fn set(name: &str, set: &Set) -> Value {
     let kind = match set.kind {
         SetKind::Set => "set",
         SetKind::VerdictMap => "verdict map",
-        SetKind::CounterMap => "counter map",
+        SetKind::Counters => "counting set",
     };
     json!({
         "name": name,

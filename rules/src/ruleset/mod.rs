@@ -1,4 +1,4 @@
-//! A ruleset as plain data: tables, chains, rules of typed expressions, sets, maps and named counters.
+//! A ruleset as plain data: tables, chains, rules of typed expressions, sets, maps, named counters and sets that count.
 //!
 //! In: what [`crate::compile`] builds or what the kernel side reads back. Out: text (`text`), differences
 //! (`crate::diff`), netlink messages (`crate::encode`). What always holds: maps are ordered, so that equal rulesets are equal values
@@ -180,12 +180,12 @@ pub enum Expr {
     },
     /// `counter name "..."`.
     Counter(Name),
-    /// `counter name ct mark & mask map @map`: the counter object of the element; ends the rule when there is none.
-    CounterMap {
+    /// `ct mark & mask @set`: counts at the mark's element; ends the rule when there is none.
+    CountMark {
         /// Bits of the mark that are the key.
         mask: u32,
-        /// A map from mark to counter of the same table.
-        map: Name,
+        /// A set of marks that counts, of the same table.
+        set: Name,
     },
     /// `ct mark set ct mark & keep | value`; `value` has no bit of `keep`.
     SetCtMark {
@@ -309,14 +309,14 @@ pub enum SetKind {
     Set,
     /// A map to verdicts.
     VerdictMap,
-    /// A map to named counters.
-    CounterMap,
+    /// A set whose elements count each look-up that finds them.
+    Counters,
 }
 
 /// A set or a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Set, verdict map or counter map; create-time only.
+    /// Set, verdict map or set that counts; create-time only.
     pub kind: SetKind,
     /// The types of the (concatenated) key; create-time only.
     pub key: Vec<KeyType>,
@@ -367,8 +367,18 @@ pub enum Datum {
     None,
     /// A verdict.
     Verdict(Verdict),
-    /// A named counter of the same table.
+    /// Its own counter, of this name: the element's comment.
     Counter(Name),
+}
+
+impl Datum {
+    /// The name of its counter.
+    pub fn counter(&self) -> Option<&Name> {
+        match self {
+            Self::Counter(name) => Some(name),
+            Self::None | Self::Verdict(_) => None,
+        }
+    }
 }
 
 /// What a rule or an element decides.
@@ -438,6 +448,8 @@ pub enum OpKind {
         set: Name,
         /// What is added.
         elements: BTreeMap<Element, Datum>,
+        /// What elements' own counters start with, by name; the others start with nothing.
+        starts: BTreeMap<Name, CounterValue>,
     },
     /// `delete element`.
     DeleteElements {

@@ -111,7 +111,7 @@ fn apply(ruleset: &mut Ruleset, op: &Op) -> Result<(), Reason> {
         OpKind::AddRule { chain, rule } => add_rule(table, op.table.family, chain, rule),
         OpKind::AddSet { name, set } => add_set(table, name, set),
         OpKind::DeleteSet(name) => delete_set(table, name),
-        OpKind::AddElements { set, elements } => add_elements(table, set, elements),
+        OpKind::AddElements { set, elements, starts: _ } => add_elements(table, set, elements),
         OpKind::DeleteElements { set, elements } => delete_elements(table, set, elements),
         OpKind::AddCounter { name, comment, start: _ } => add_counter(table, name, comment),
         OpKind::DeleteCounter(name) => delete_counter(table, name),
@@ -170,7 +170,7 @@ fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
     check_name(name)?;
     check_comment(&set.comment)?;
     ensure(!set.key.is_empty() && (!set.interval || set.key.len() == 1), || invalid(&set.key))?;
-    ensure(!set.interval || set.kind != SetKind::CounterMap, || invalid(set.kind))?;
+    ensure(!set.interval || set.kind != SetKind::Counters, || invalid(set.kind))?;
     match table.sets.get(name) {
         Some(current) => {
             let properties = |set: &Set| (set.kind, set.key.clone(), set.interval, set.size);
@@ -186,8 +186,8 @@ fn add_set(table: &mut Table, name: &str, set: &Set) -> Result<(), Reason> {
 
 fn delete_set(table: &mut Table, name: &str) -> Result<(), Reason> {
     let used = exprs(table).any(|expr| match expr {
-        Expr::Lookup { set, .. } => set.as_ref() == name,
-        Expr::Vmap { map, .. } | Expr::CounterMap { map, .. } => map.as_ref() == name,
+        Expr::Lookup { set, .. } | Expr::CountMark { set, .. } => set.as_ref() == name,
+        Expr::Vmap { map, .. } => map.as_ref() == name,
         _ => false,
     });
     ensure(!used, || Reason::Busy(name.to_string()))?;
@@ -203,8 +203,7 @@ fn add_counter(table: &mut Table, name: &str, comment: &str) -> Result<(), Reaso
 
 fn delete_counter(table: &mut Table, name: &str) -> Result<(), Reason> {
     let by_rule = exprs(table).any(|expr| matches!(expr, Expr::Counter(counter) if counter.as_ref() == name));
-    let by_element = data(table).any(|datum| matches!(datum, Datum::Counter(counter) if counter.as_ref() == name));
-    ensure(!by_rule && !by_element, || Reason::Busy(name.to_string()))?;
+    ensure(!by_rule, || Reason::Busy(name.to_string()))?;
     table.counters.remove(name).map(|_| ()).ok_or_else(|| missing(name))
 }
 
@@ -260,7 +259,7 @@ fn check_datum(table: &Table, set: &Set, datum: &Datum) -> Result<(), Reason> {
     match (set.kind, datum) {
         (SetKind::Set, Datum::None) => Ok(()),
         (SetKind::VerdictMap, Datum::Verdict(verdict)) => check_verdict(table, verdict),
-        (SetKind::CounterMap, Datum::Counter(name)) => ensure(table.counters.contains_key(name), || missing(name)),
+        (SetKind::Counters, Datum::Counter(comment)) => check_comment(comment),
         _ => Err(invalid(datum)),
     }
 }
@@ -306,9 +305,9 @@ fn check_expr(table: &Table, family: Family, expr: &Expr) -> Result<(), Reason> 
         Expr::Lookup { key, set } => return check_key(table, set, SetKind::Set, key),
         Expr::Vmap { key, map } => return check_key(table, map, SetKind::VerdictMap, key),
         Expr::Counter(name) => return ensure(table.counters.contains_key(name), || missing(name)),
-        Expr::CounterMap { map, .. } => {
-            let set = table.sets.get(map).ok_or_else(|| missing(map))?;
-            family == Family::Inet && set.kind == SetKind::CounterMap && types::kinds(&set.key) == [Kind::Mark]
+        Expr::CountMark { set, .. } => {
+            let set = table.sets.get(set).ok_or_else(|| missing(set))?;
+            family == Family::Inet && set.kind == SetKind::Counters && types::kinds(&set.key) == [Kind::Mark]
         }
         Expr::Limit { rate, burst } => *rate > 0 && *burst > 0,
         Expr::Log { prefix, .. } => return ensure(prefix.len() <= LOG_PREFIX_MAX, || Reason::TooLong(prefix.clone())),

@@ -156,12 +156,12 @@ fn chains(family: Family) -> Vec<(String, Option<BaseHook>)> {
 /// The sets a table may have, without elements.
 fn shapes(family: Family) -> Vec<(&'static str, Set)> {
     use KeyType::{Icmpv6Type, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
-    use SetKind::{CounterMap, Set as Plain, VerdictMap};
+    use SetKind::{Counters, Set as Plain, VerdictMap};
     let shape = |kind, key: &[KeyType], interval| Set {
         kind,
         key: key.to_vec(),
         interval,
-        size: (kind == SetKind::CounterMap).then_some(64),
+        size: (kind == SetKind::Counters).then_some(64),
         comment: comment(u64::from(interval)),
         elements: Elements::new(),
     };
@@ -181,7 +181,7 @@ fn shapes(family: Family) -> Vec<(&'static str, Set)> {
         ("m-v4r", shape(VerdictMap, &[Ipv4Addr], true)),
         ("m-v6", shape(VerdictMap, &[Ipv6Addr], false)),
         ("m-port", shape(VerdictMap, &[InetProto, InetService], false)),
-        ("m-count", shape(CounterMap, &[Mark], false)),
+        ("s-count", shape(Counters, &[Mark], false)),
     ];
     match family {
         Family::Bridge => frames,
@@ -200,7 +200,7 @@ fn element(random: &mut Random, set: &Set) -> (Element, Datum) {
     let datum = match set.kind {
         SetKind::Set => Datum::None,
         SetKind::VerdictMap => Datum::Verdict(verdict(random)),
-        SetKind::CounterMap => Datum::Counter(format!("n{}", random.below(COUNTERS)).into()),
+        SetKind::Counters => Datum::Counter(format!("n{}", random.below(COUNTERS)).into()),
     };
     (key, datum)
 }
@@ -396,7 +396,7 @@ fn statement(random: &mut Random) -> Expr {
 fn mark_statement(random: &mut Random) -> Expr {
     let keep = random.pick(&[0x00ff_ffff, 0, u32::MAX ^ 1, 0x00ff_00ff]);
     match random.below(3) {
-        0 => Expr::CounterMap { mask: random.pick(&[u32::MAX, 0xff00_0000, 0x0000_f000]), map: "m-count".into() },
+        0 => Expr::CountMark { mask: random.pick(&[u32::MAX, 0xff00_0000, 0x0000_f000]), set: "s-count".into() },
         _ => Expr::SetCtMark { keep, value: random.pick(&[0, 0x0100_0000, 0x0200_0000, 1]) & !keep },
     }
 }
@@ -428,8 +428,7 @@ fn untangle(table: &mut Table, order: u64) {
     for (name, set) in table.sets.clone() {
         let mut set = Set::clone(&set);
         set.elements.retain(|_, datum| match datum {
-            Datum::None => true,
-            Datum::Counter(counter) => counters.contains_key(counter),
+            Datum::None | Datum::Counter(_) => true,
             Datum::Verdict(verdict) => leads_down(&name, verdict),
         });
         table.sets.insert(name, Arc::new(set));
@@ -440,7 +439,7 @@ fn untangle(table: &mut Table, order: u64) {
         let output = chain.hook.is_some_and(|base| base.hook == Hook::Output);
         chain.rules.retain(|rule| {
             rule.exprs.iter().all(|expr| match expr {
-                Expr::Lookup { set: used, .. } | Expr::CounterMap { map: used, .. } => sets.contains_key(used),
+                Expr::Lookup { set: used, .. } | Expr::CountMark { set: used, .. } => sets.contains_key(used),
                 Expr::Vmap { map, .. } => below(&name, map),
                 Expr::Counter(counter) => counters.contains_key(counter),
                 Expr::Verdict(verdict) => leads_down(&name, verdict),

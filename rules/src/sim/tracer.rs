@@ -191,7 +191,7 @@ impl Walk<'_, '_> {
                     _ => Step::Mismatch,
                 };
             }
-            Expr::CounterMap { mask, map } => self.counter_map(*mask, map),
+            Expr::CountMark { mask, set } => self.count_mark(*mask, set),
             Expr::Counter(name) => {
                 self.trace.counters.push(name.to_string());
                 true
@@ -208,10 +208,10 @@ impl Walk<'_, '_> {
         if matches { Step::Next } else { Step::Mismatch }
     }
 
-    /// Hits the counter that a map has for the mark.
-    fn counter_map(&mut self, mask: u32, map: &str) -> bool {
+    /// Hits the counter of the mark's element.
+    fn count_mark(&mut self, mask: u32, set: &str) -> bool {
         let Some(mark) = self.trace.mark else { return false };
-        match self.element(map, &[Value::Mark(mark & mask)]) {
+        match self.element(set, &[Value::Mark(mark & mask)]) {
             Some(Datum::Counter(name)) => {
                 self.trace.counters.push(name.to_string());
                 true

@@ -480,9 +480,9 @@ fn an_element_that_only_denied_goes_without_tightening() {
 #[test]
 fn counters_by_mark_tighten_only_where_something_hangs_on_them() {
     let with = |then: Option<Expr>, first: Option<Expr>, marks: &[u32]| {
-        let by_mark = Expr::CounterMap { mask: u32::MAX, map: "m".into() };
+        let by_mark = Expr::CountMark { mask: u32::MAX, set: "m".into() };
         let elements = marks.iter().map(|mark| (Element::key([Value::Mark(*mark)]), Datum::Counter("n".into())));
-        let marks = Set { key: vec![KeyType::Mark], ..set(SetKind::CounterMap, elements) };
+        let marks = Set { key: vec![KeyType::Mark], ..set(SetKind::Counters, elements) };
         table(
             [("base", base([rule(first.into_iter().chain([by_mark]).chain(then)), verdict(Verdict::Drop)]))],
             [("m", marks)],

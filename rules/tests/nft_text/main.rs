@@ -229,14 +229,14 @@ fn matches_and_statements_are_printed_as_nft_prints_them() {
         }
     }
     for mask in [u32::MAX, 0xff00_0000, 0x0fff, 1, 0x00ff_f000] {
-        rules.push(rule([Expr::CounterMap { mask, map: "by-mark".into() }, Expr::Verdict(Verdict::Accept)]));
+        rules.push(rule([Expr::CountMark { mask, set: "by-mark".into() }, Expr::Verdict(Verdict::Accept)]));
     }
     let by_mark = [(Element::key([Value::Mark(1)]), Datum::Counter("hits".into()))];
     let table = Table {
         counters: [(Name::from("hits"), Counter { comment: "a b".into() }), ("a/b.c_d-e".into(), Counter::default())]
             .into_iter()
             .collect(),
-        sets: [(Name::from("by-mark"), Arc::new(sets::set(SetKind::CounterMap, &[KeyType::Mark], false, by_mark)))]
+        sets: [(Name::from("by-mark"), Arc::new(sets::set(SetKind::Counters, &[KeyType::Mark], false, by_mark)))]
             .into_iter()
             .collect(),
         chains: [(Name::from("end"), Arc::default())].into_iter().collect(),

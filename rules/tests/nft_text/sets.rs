@@ -235,10 +235,10 @@ fn wide_sets() -> Vec<(&'static str, Set)> {
         (
             "marks",
             set(
-                SetKind::CounterMap,
+                SetKind::Counters,
                 &[Mark],
                 false,
-                (0..7).map(|n| (Element::key([Value::Mark(n)]), Datum::Counter("hits".into()))),
+                (0..7).map(|n| (Element::key([Value::Mark(n)]), Datum::Counter(format!("hits-{n}").into()))),
             ),
         ),
     ]

@@ -60,7 +60,7 @@ pub fn listing() -> anyhow::Result<()> {
     let daemons = stage::daemons(&lab, &files)?;
     daemons[1].wait_for_policy("database")?;
     let text = daemons[1].listing()?;
-    let own: Vec<&str> = text.split_inclusive("\n}\n").filter(|table| table.contains(" flatfell-2")).collect();
+    let own: Vec<&str> = text.split_inclusive("\n}\n").filter(|table| table.contains(" flatfell-3")).collect();
     print!("{}", own.concat());
     Ok(())
 }

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{
-    BaseHook, Chain, Datum, Element, Elements, Family, Hook, KeyType, Op, OpKind, Ruleset, Set, SetKind, Table,
-    TableId, Verdict,
+    BaseHook, Chain, CounterValue, Datum, Element, Elements, Family, Hook, KeyType, Name, Op, OpKind, Ruleset, Set,
+    SetKind, Table, TableId, Verdict,
 };
 
 pub use expr::{expr, rule};
@@ -128,8 +128,8 @@ pub fn key_type(key: KeyType) -> &'static str {
 /// `set` or `map`.
 fn set_word(kind: SetKind) -> &'static str {
     match kind {
-        SetKind::Set => "set",
-        SetKind::VerdictMap | SetKind::CounterMap => "map",
+        SetKind::Set | SetKind::Counters => "set",
+        SetKind::VerdictMap => "map",
     }
 }
 
@@ -137,9 +137,8 @@ fn set_word(kind: SetKind) -> &'static str {
 fn set_type(set: &Set) -> String {
     let key = set.key.iter().map(|part| key_type(*part)).collect::<Vec<_>>().join(" . ");
     match set.kind {
-        SetKind::Set => key,
+        SetKind::Set | SetKind::Counters => key,
         SetKind::VerdictMap => format!("{key} : verdict"),
-        SetKind::CounterMap => format!("{key} : counter"),
     }
 }
 
@@ -151,6 +150,9 @@ fn set_block(name: &str, set: &Set) -> String {
     }
     if set.interval {
         text.push_str("\t\tflags interval\n");
+    }
+    if set.kind == SetKind::Counters {
+        text.push_str("\t\tcounter\n");
     }
     text.push_str(&comment_line(&set.comment));
     if !set.elements.is_empty() {
@@ -183,7 +185,7 @@ pub fn element(element: &Element, datum: &Datum) -> String {
     match datum {
         Datum::None => key,
         Datum::Verdict(decision) => format!("{key} : {}", verdict(decision)),
-        Datum::Counter(name) => format!("{key} : \"{name}\""),
+        Datum::Counter(name) => format!("{key} counter comment \"{name}\""),
     }
 }
 
@@ -223,13 +225,22 @@ pub fn op(op: &Op) -> String {
         OpKind::AddSet { name, set } => {
             let size = set.size.map(|size| format!("size {size}; ")).unwrap_or_default();
             let flags = if set.interval { "flags interval; " } else { "" };
+            let counter = if set.kind == SetKind::Counters { "counter; " } else { "" };
             let comment = comment_clause(&set.comment);
-            format!("add {} {table} {name} {{ type {}; {size}{flags}{comment}}}", set_word(set.kind), set_type(set))
+            format!(
+                "add {} {table} {name} {{ type {}; {size}{flags}{counter}{comment}}}",
+                set_word(set.kind),
+                set_type(set)
+            )
         }
         OpKind::DeleteSet(name) => format!("delete set {table} {name}"),
-        OpKind::AddElements { set, elements } => format!("add element {table} {set} {{ {} }}", in_one_line(elements)),
+        OpKind::AddElements { set, elements, starts } => {
+            let words = elements.iter().map(|(key, datum)| added_element(key, datum, starts));
+            format!("add element {table} {set} {{ {} }}", words.collect::<Vec<_>>().join(", "))
+        }
         OpKind::DeleteElements { set, elements } => {
-            format!("delete element {table} {set} {{ {} }}", in_one_line(elements))
+            let words = elements.iter().map(|(key, datum)| deleted_element(key, datum));
+            format!("delete element {table} {set} {{ {} }}", words.collect::<Vec<_>>().join(", "))
         }
         OpKind::AddCounter { name, comment, start } => {
             let comment = comment_clause(comment);
@@ -251,7 +262,19 @@ fn comment_clause(comment: &str) -> String {
     if comment.is_empty() { String::new() } else { format!("comment \"{comment}\"; ") }
 }
 
-/// Elements of an operation.
-fn in_one_line(elements: &BTreeMap<Element, Datum>) -> String {
-    elements.iter().map(|(key, datum)| element(key, datum)).collect::<Vec<_>>().join(", ")
+/// An element that comes, with what its counter starts with.
+fn added_element(key: &Element, datum: &Datum, starts: &BTreeMap<Name, CounterValue>) -> String {
+    match datum {
+        Datum::Counter(name) => {
+            let CounterValue { packets, bytes } = starts.get(name).copied().unwrap_or_default();
+            let key = element(key, &Datum::None);
+            format!("{key} counter packets {packets} bytes {bytes} comment \"{name}\"")
+        }
+        Datum::None | Datum::Verdict(_) => element(key, datum),
+    }
+}
+
+/// An element that goes; whatever its counter counted goes too.
+fn deleted_element(key: &Element, datum: &Datum) -> String {
+    element(key, if matches!(datum, Datum::Counter(_)) { &Datum::None } else { datum })
 }
