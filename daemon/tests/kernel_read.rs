@@ -192,7 +192,7 @@ fn elements_count_from_where_they_are_told_and_those_that_moved_are_read_again()
         // An id goes from one to another.
         change(COUNTERS, 1, "other", 1);
         change(CONNECTIONS, 1, "c-other", 5);
-        ["p1", "c1"].iter().for_each(|gone| drop(expected.remove(*gone)));
+        expected.retain(|name, _| !["p1", "c1"].contains(&name.as_str()));
         expected.extend([("other".to_owned(), value(1)), ("c-other".to_owned(), value(5))]);
         assert_eq!(read(), expected);
         // Connections that are not there do not keep others from being read.
