@@ -11,7 +11,7 @@ use ipnetwork::{IpNetwork, Ipv6Network};
 
 use super::base::{guard, rule};
 use super::part::Part;
-use super::sets::Ip;
+use super::sets::{self, Ip};
 use super::{CounterMeaning, Guard};
 use crate::names;
 use crate::object::ObjectName;
@@ -75,7 +75,9 @@ impl PodPorts {
         let sets = Ip::BOTH.map(|ip| table.sets.get(remembered(ip)));
         for (element, _) in sets.into_iter().flatten().flat_map(|set| set.elements.iter()) {
             let Element::Key(key) = element else { continue };
-            let [Value::Ifname(name), Value::Mark(index), Value::Ether(mac), address] = key.as_slice() else { continue };
+            let [Value::Ifname(name), Value::Mark(index), Value::Ether(mac), address] = key.as_slice() else {
+                continue;
+            };
             let address = match address {
                 Value::V4(address) => IpAddr::V4(*address),
                 Value::V6(address) => IpAddr::V6(*address),
@@ -102,7 +104,8 @@ impl PodPorts {
             table.set(remembered(ip).into(), self.memory(ip));
             table.set(unplaced(ip).into(), self.without_port(ip));
         }
-        let macs: BTreeSet<Mac> = self.bound.values().map(|port| port.mac).chain(self.bridges.iter().copied()).collect();
+        let macs: BTreeSet<Mac> =
+            self.bound.values().map(|port| port.mac).chain(self.bridges.iter().copied()).collect();
         macs.into_iter().for_each(|mac| table.element(MACS, Value::Ether(mac), Datum::None));
         for (name, port) in self.bound.iter().filter(|(_, port)| !port.is_free) {
             let chain = add_port(table, name, port);
@@ -154,7 +157,7 @@ impl PodPorts {
     fn memory(&self, ip: Ip) -> Set {
         let element = |name: &str, port: &PodPort, address| {
             let name = Value::Ifname(name.to_owned());
-            (Element::key([name, Value::Mark(port.index), Value::Ether(port.mac), value(address)]), Datum::None)
+            (Element::key([name, Value::Mark(port.index), Value::Ether(port.mac), sets::address(address)]), Datum::None)
         };
         let of_port = |(name, port): (&String, &PodPort)| {
             let elements = of_family(&port.addresses, ip).map(|address| element(name, port, address));
@@ -166,20 +169,14 @@ impl PodPorts {
     }
 
     fn without_port(&self, ip: Ip) -> Set {
-        let elements = of_family(&self.unplaced, ip).map(|address| (Element::key([value(address)]), Datum::None));
+        let elements =
+            of_family(&self.unplaced, ip).map(|address| (Element::key([sets::address(address)]), Datum::None));
         set(vec![ip.key_type()], "addresses of pods that were found behind no port", elements.collect())
     }
 }
 
 fn of_family(addresses: &BTreeSet<IpAddr>, ip: Ip) -> impl Iterator<Item = IpAddr> {
     addresses.iter().copied().filter(move |address| Ip::of(*address) == ip)
-}
-
-fn value(address: IpAddr) -> Value {
-    match address {
-        IpAddr::V4(address) => Value::V4(address),
-        IpAddr::V6(address) => Value::V6(address),
-    }
 }
 
 fn set(key: Vec<KeyType>, comment: &str, elements: Elements) -> Set {
@@ -228,7 +225,8 @@ fn add_port(table: &mut Part, name: &str, port: &PodPort) -> Name {
     let speaks_six = of_family(&port.addresses, Ip::V6).next().is_some();
     let neighbour = names::name("neighbour", &identity, &human);
     let drop = |expr, comment| rule(vec![expr, Expr::Counter(counter.clone()), verdict(Verdict::Drop)], comment);
-    let accept = |field, address| rule(vec![compare(field, value(address), false), verdict(Verdict::Accept)], "");
+    let accept =
+        |field, address| rule(vec![compare(field, sets::address(address), false), verdict(Verdict::Accept)], "");
     let own = Value::Ether(port.mac);
     // IPv4 first: what nearly every frame is, and each of them asks this.
     let mut rules = vec![drop(compare(Field::EtherSaddr, own.clone(), true), "another's frame")];
@@ -261,7 +259,8 @@ fn advertisements(port: &PodPort) -> Vec<Rule> {
 
 /// An advertisement of this target, by its shape: no header between, and no option that could hide another.
 fn advertisement(target: Expr, [a, b, c, d, e, f]: Mac) -> [Rule; 2] {
-    let own = Expr::Compare { field: Field::NdOption, value: Value::NdOption([2, 1, a, b, c, d, e, f]), negated: false };
+    let own =
+        Expr::Compare { field: Field::NdOption, value: Value::NdOption([2, 1, a, b, c, d, e, f]), negated: false };
     let shaped = |length, option: Option<Expr>| {
         let mut exprs = vec![
             compare(Field::Ip6NextHdr, Value::Proto(ICMPV6), false),

@@ -86,12 +86,9 @@ const NFT_REG32_00: u32 = 8;
 fn width(field: Field) -> u32 {
     match field {
         Field::Ip6HopLimit | Field::L4Proto | Field::Icmpv6Type | Field::Ip6NextHdr => 1,
-        Field::TcpDport
-        | Field::UdpDport
-        | Field::SctpDport
-        | Field::ThDport
-        | Field::EtherType
-        | Field::Ip6Length => 2,
+        Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::EtherType | Field::Ip6Length => {
+            2
+        }
         Field::IpSaddr | Field::IpDaddr | Field::FibDaddrIifType | Field::ArpSaddrIp => 4,
         Field::EtherSaddr | Field::ArpSaddrEther => 6,
         Field::NdOption => 8,
@@ -315,7 +312,9 @@ impl Program {
     fn prefix(&mut self, field: Field, prefix: &IpNetwork) -> Result<(), EncodeError> {
         let (address, mask) = match (field, prefix) {
             (Field::IpSaddr | Field::IpDaddr, IpNetwork::V4(v4)) => (Value::V4(v4.network()), Value::V4(v4.mask())),
-            (Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget, IpNetwork::V6(v6)) => (Value::V6(v6.network()), Value::V6(v6.mask())),
+            (Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget, IpNetwork::V6(v6)) => {
+                (Value::V6(v6.network()), Value::V6(v6.mask()))
+            }
             _ => return Err(EncodeError::Prefix { field, prefix: *prefix }),
         };
         let (address, mask) = (bytes(&address)?, bytes(&mask)?);

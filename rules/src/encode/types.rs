@@ -124,11 +124,9 @@ fn type_of(value: &Value) -> Option<KeyType> {
         Value::Mark(_) => KeyType::Mark,
         Value::Icmpv6Type(_) => KeyType::Icmpv6Type,
         Value::Ether(_) => KeyType::EtherAddr,
-        Value::HopLimit(_)
-        | Value::EtherType(_)
-        | Value::AddrType(_)
-        | Value::Length(_)
-        | Value::NdOption(_) => return None,
+        Value::HopLimit(_) | Value::EtherType(_) | Value::AddrType(_) | Value::Length(_) | Value::NdOption(_) => {
+            return None;
+        }
     })
 }
 
