@@ -270,3 +270,7 @@ impl Finder {
         self.bound.insert(port.index, (name.to_owned(), port));
     }
 }
+
+#[cfg(test)]
+#[path = "pod_ports_tests.rs"]
+mod tests;
