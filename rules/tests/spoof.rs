@@ -16,6 +16,7 @@ use flatfell_rules::sim::tracer::trace;
 const SEEDS: u64 = 400;
 const FRAMES: usize = 60;
 const PODS: u8 = 6;
+const LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
 
 fn mac(pod: u8) -> Mac {
     [0x0a, 0, 0, 0, 0, pod]
@@ -73,33 +74,24 @@ fn behind(ports: &PodPorts, port: &str) -> Behind {
     Behind::Nobody(ports.unplaced.iter().copied().collect(), macs.collect())
 }
 
+/// The number of a pod that a frame speaks of: its own, or any, the bridge's 0 included.
+fn whose(random: &mut Random, pod: u8) -> u8 {
+    if random.once_in(3) { random.pick(&[0, 1, 2, 3, 4, 5, PODS]) } else { pod }
+}
+
 /// A frame from the port of a pod: its own, or with something of another's.
 fn frame(random: &mut Random, pod: u8) -> Frame {
-    let mut whose = |random: &mut Random| if random.once_in(3) { random.below(u64::from(PODS) + 1) as u8 } else { pod };
-    let source = mac(whose(random));
+    let source = mac(whose(random, pod));
+    let other = whose(random, pod);
     let content = match random.below(6) {
         0 => {
-            let sender = if random.once_in(4) { Ipv4Addr::UNSPECIFIED } else { four(whose(random)) };
-            Content::Arp(mac(whose(random)), sender)
+            let sender = random.pick(&[Ipv4Addr::UNSPECIFIED, four(pod), four(other), four(other)]);
+            Content::Arp(mac(whose(random, pod)), sender)
         }
-        1 | 2 => Content::Four(random.pick(&[four(whose(random)), four(pod), four(100 + pod), Ipv4Addr::UNSPECIFIED])),
+        1 | 2 => Content::Four(random.pick(&[four(other), four(pod), four(100 + pod), Ipv4Addr::UNSPECIFIED])),
         _ => {
-            let local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
-            let from = [six(whose(random)), six(pod), six(pod), local, Ipv6Addr::UNSPECIFIED];
-            let option = |kind: u8, [a, b, c, d, e, f]: Mac| [kind, 1, a, b, c, d, e, f];
-            let own = option(2, mac(pod));
-            let advertisement = Six::Advertisement {
-                target: random.pick(&[six(pod), six(pod), six(whose(random)), local, Ipv6Addr::LOCALHOST]),
-                options: match random.below(8) {
-                    0 | 1 => Vec::new(),
-                    2 | 3 => vec![own],
-                    4 => vec![option(2, mac(whose(random)))],
-                    5 => vec![option(1, mac(pod))],
-                    6 => vec![option(14, mac(pod)), option(2, mac(0))],
-                    _ => vec![own, option(2, mac(0))],
-                },
-                is_behind: random.once_in(8),
-            };
+            let from = [six(other), six(pod), six(pod), LOCAL, Ipv6Addr::UNSPECIFIED];
+            let advertisement = advertisement(random, pod);
             let what = random.pick(&[Six::Tcp, Six::Solicitation, advertisement.clone(), advertisement]);
             Content::Six(random.pick(&from), what)
         }
@@ -107,13 +99,30 @@ fn frame(random: &mut Random, pod: u8) -> Frame {
     Frame { source, content }
 }
 
+fn advertisement(random: &mut Random, pod: u8) -> Six {
+    let option = |kind: u8, [a, b, c, d, e, f]: Mac| [kind, 1, a, b, c, d, e, f];
+    let other = whose(random, pod);
+    let own = option(2, mac(pod));
+    Six::Advertisement {
+        target: random.pick(&[six(pod), six(pod), six(other), LOCAL, Ipv6Addr::LOCALHOST]),
+        options: match random.below(8) {
+            0 | 1 => Vec::new(),
+            2 | 3 => vec![own],
+            4 => vec![option(2, mac(whose(random, pod)))],
+            5 => vec![option(1, mac(pod))],
+            6 => vec![option(14, mac(pod)), option(2, mac(0))],
+            _ => vec![own, option(2, mac(0))],
+        },
+        is_behind: random.once_in(8),
+    }
+}
+
 fn frames(random: &mut Random) -> Vec<(String, Frame)> {
-    (0..FRAMES)
-        .map(|_| {
-            let pod = 1 + random.below(PODS.into()) as u8;
-            (port(pod), frame(random, pod))
-        })
-        .collect()
+    let one = |_| {
+        let pod = random.pick(&[1, 2, 3, 4, 5, PODS]);
+        (port(pod), frame(random, pod))
+    };
+    (0..FRAMES).map(one).collect()
 }
 
 fn compiled(ports: &PodPorts) -> Compiled {
@@ -162,10 +171,13 @@ fn while_ports_come_and_go_nobody_is_another_and_nobody_is_lost() {
         for step in change.steps() {
             kernel.commit(step).unwrap_or_else(|error| panic!("seed {seed}: {error}: {:?}", step.get(error.index)));
             for one in &sent {
-                let allowed = [&before, &after].map(|ports| may_send(&behind(ports, &one.0), &one.1));
-                if allowed[0] == allowed[1] && before.unplaced == after.unplaced {
-                    assert_eq!(passes(&kernel.ruleset, one), allowed[0], "seed {seed}: {one:?}");
-                }
+                let stands = [&before, &after].map(|ports| behind(ports, &one.0));
+                let allowed = stands.each_ref().map(|behind| may_send(behind, &one.1));
+                let passed = passes(&kernel.ruleset, one);
+                // Whose port becomes another's may lose a frame on the way; nobody gets one through that neither may send.
+                let may_pass = allowed.contains(&true);
+                let must_pass = allowed == [true; 2] && stands[0] == stands[1];
+                assert!(passed <= may_pass && passed >= must_pass, "seed {seed}: {one:?} {stands:?}");
             }
         }
         assert_eq!(&kernel.ruleset, change.result.ruleset());
