@@ -263,8 +263,8 @@ fn advertisement(target: Expr, [a, b, c, d, e, f]: Mac) -> [Rule; 2] {
         Expr::Compare { field: Field::NdOption, value: Value::NdOption([2, 1, a, b, c, d, e, f]), negated: false };
     let shaped = |length, option: Option<Expr>| {
         let mut exprs = vec![
-            compare(Field::Ip6NextHdr, Value::Proto(ICMPV6), false),
             compare(Field::Ip6Length, Value::Length(length), false),
+            compare(Field::Ip6NextHdr, Value::Proto(ICMPV6), false),
         ];
         exprs.extend(option);
         exprs.extend([target.clone(), verdict(Verdict::Return)]);
