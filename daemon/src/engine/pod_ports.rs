@@ -12,6 +12,7 @@ use flatfell_rules::compile::{Mac, PodPort, PodPorts};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::ranges::PodRanges;
+use ipnetwork::IpNetwork;
 
 use crate::links::{LinkError, Links, PeerFacts, Peers, PodBridge, Veth};
 
@@ -60,26 +61,32 @@ impl Ends for Option<Peers> {
 /// What is known of the node.
 pub(super) struct Node<'a> {
     pub(super) wanted: &'a Effective,
-    pub(super) ranges: &'a PodRanges,
+    /// Where a port of these bridges may have its addresses.
+    pub(super) prefixes: Vec<IpNetwork>,
+    /// The node's own addresses, and broadcast ones.
+    pub(super) others: BTreeSet<IpAddr>,
     pub(super) bridges: BTreeSet<Mac>,
     pub(super) veths: Vec<Veth>,
 }
 
 impl<'a> Node<'a> {
-    pub(super) fn new(wanted: &'a Effective, ranges: &'a PodRanges, bridges: &[PodBridge], links: &Links) -> Self {
-        Self { wanted, ranges, bridges: links.macs(bridges), veths: links.veths(bridges).collect() }
+    pub(super) fn new(wanted: &'a Effective, ranges: &PodRanges, bridges: &[PodBridge], links: &Links) -> Self {
+        // Beside pods there may be containers that the API does not know, in the bridge's range or a part of it.
+        let prefixes = ranges.prefixes().iter().copied().chain(links.prefixes_of(bridges)).collect();
+        let mut others = links.node_addresses();
+        others.extend(links.broadcasts());
+        Self { wanted, prefixes, others, bridges: links.macs(bridges), veths: links.veths(bridges).collect() }
     }
 
     fn local(&self, address: &IpAddr) -> Option<&ObjectName> {
         self.wanted.local().get(address)
     }
 
-    /// Whether this node gives it to pods, and none that is known has it.
+    /// Whether it is of this node's bridges, and no known pod's.
     fn is_new(&self, address: &IpAddr) -> bool {
-        let ranges = self.ranges;
         self.local(address).is_none()
-            && ranges.prefixes().iter().any(|prefix| prefix.contains(*address))
-            && !ranges.others().contains(address)
+            && self.prefixes.iter().any(|prefix| prefix.contains(*address))
+            && !self.others.contains(address)
     }
 }
 

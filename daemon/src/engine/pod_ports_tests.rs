@@ -1,7 +1,6 @@
 use std::net::Ipv4Addr;
 
 use flatfell_rules::effective::{EffectivePod, Isolation};
-use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::links::Peer;
@@ -41,20 +40,13 @@ fn pod(pod: &str, addresses: &[u8]) -> EffectivePod {
 struct Bed {
     finder: Finder,
     kernel: Kernel,
-    ranges: PodRanges,
     ports: BTreeSet<u32>,
 }
 
 impl Bed {
     fn new(ports: &[u32]) -> Self {
-        let range: IpNetwork = "10.244.1.0/24".parse().expect("a prefix");
         let config = AntiSpoofing { is_on: true, exempt: ["free".to_owned()].into() };
-        Self {
-            finder: Finder::new(config, true),
-            kernel: Kernel::default(),
-            ranges: PodRanges::new(&[range], [ip(1)]),
-            ports: ports.iter().copied().collect(),
-        }
+        Self { finder: Finder::new(config, true), kernel: Kernel::default(), ports: ports.iter().copied().collect() }
     }
 
     /// The kernel says that the other end of this port has these addresses, the oldest first.
@@ -68,7 +60,8 @@ impl Bed {
         let veth =
             |index: &u32| Veth { index: *index, name: format!("veth{index}"), peer: Peer { namespace: 0, index: 2 } };
         let veths = self.ports.iter().map(veth).collect();
-        let node = Node { wanted: &wanted, ranges: &self.ranges, bridges: [mac(1)].into(), veths };
+        let prefixes = vec!["10.244.1.0/24".parse().expect("a prefix")];
+        let node = Node { wanted: &wanted, prefixes, others: [ip(1)].into(), bridges: [mac(1)].into(), veths };
         self.finder.settle(&node, &mut self.kernel);
         self.finder.picture(&node)
     }
