@@ -127,13 +127,15 @@ fn timeout(value: Option<Value>) -> Result<Duration, CniError> {
 pub struct Previous {
     /// The sandbox's addresses.
     pub addresses: Vec<IpAddr>,
+    /// The link-layer address of the sandbox's side.
+    pub mac: Option<String>,
     /// The node's side of its link.
     pub host_interface: Option<String>,
 }
 
 impl Previous {
-    /// Understands a result. Addresses of the node's own interfaces (a bridge's) are not the sandbox's.
-    pub fn parse(result: &Value) -> Result<Self, CniError> {
+    /// Understands a result for this interface of the sandbox. Addresses of the node's own interfaces (a bridge's) are not the sandbox's.
+    pub fn parse(result: &Value, sandbox_interface: &str) -> Result<Self, CniError> {
         #[derive(Deserialize)]
         struct Fields {
             #[serde(default)]
@@ -145,6 +147,8 @@ impl Previous {
         struct Interface {
             #[serde(default)]
             name: String,
+            #[serde(default)]
+            mac: String,
             #[serde(default)]
             sandbox: String,
         }
@@ -169,6 +173,9 @@ impl Previous {
         }
         // The bridge plugin names the bridge, the node's side of the link, then the pod's.
         let host = fields.interfaces.iter().rev().find(|interface| interface.sandbox.is_empty());
-        Ok(Self { addresses, host_interface: host.map(|interface| interface.name.clone()) })
+        let is_own = |interface: &&Interface| !interface.sandbox.is_empty() && interface.name == sandbox_interface;
+        let own = fields.interfaces.iter().find(is_own).filter(|interface| !interface.mac.is_empty());
+        let mac = own.map(|interface| interface.mac.clone());
+        Ok(Self { addresses, mac, host_interface: host.map(|interface| interface.name.clone()) })
     }
 }

@@ -70,6 +70,9 @@ pub struct Sandbox {
     pub uid: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its link-layer address, where the result names one.
+    #[serde(default)]
+    pub mac: Option<String>,
     /// The interface of the node that leads to it, where the result names one.
     pub host_interface: Option<String>,
 }

@@ -48,10 +48,20 @@ fn previous(conf: &Conf) -> Result<&Value, CniError> {
 
 /// The sandbox that is spoken of; none where it is no pod's or has no address.
 fn sandbox(variables: &impl Variables, conf: &Conf) -> Result<Option<Sandbox>, CniError> {
-    let Previous { addresses, host_interface } = Previous::parse(previous(conf)?)?;
-    let (attachment, netns) = (call::attachment(variables)?, call::netns(variables)?);
+    let attachment = call::attachment(variables)?;
+    let Previous { addresses, mac, host_interface } = Previous::parse(previous(conf)?, &attachment.interface)?;
+    let netns = call::netns(variables)?;
     let pod = call::pod(variables)?.filter(|_| !addresses.is_empty());
-    Ok(pod.map(|(namespace, name, uid)| Sandbox { attachment, netns, namespace, name, uid, addresses, host_interface }))
+    Ok(pod.map(|(namespace, name, uid)| Sandbox {
+        attachment,
+        netns,
+        namespace,
+        name,
+        uid,
+        addresses,
+        mac,
+        host_interface,
+    }))
 }
 
 fn add(variables: &impl Variables, conf: &Conf) -> Result<String, CniError> {

@@ -19,10 +19,12 @@ use crate::totals;
 mod cni;
 mod flows;
 mod ranges;
+mod spoofing;
 
 pub use cni::{CniArgs, CniRunArgs, CniUnavailable};
 pub use flows::{FlowLogArgs, FlowOutput, FlowRuleArgs, FlowsArgs, FlowsOutput};
 pub use ranges::{RangeArgs, UnknownPods};
+pub use spoofing::{SpoofingArgs, SpoofingMode};
 
 /// Where the daemon serves and `flatfell status` asks, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9469";
@@ -112,6 +114,9 @@ pub struct RunArgs {
     /// Addresses that are no known pod's.
     #[command(flatten)]
     pub ranges: RangeArgs,
+    /// Frames that pods send as somebody else.
+    #[command(flatten)]
+    pub spoofing: SpoofingArgs,
     /// Series of single rules and pods in /metrics at most; those over it are left out and counted
     #[arg(long, value_name = "NUMBER", env = "FLATFELL_METRICS_SERIES_MAX", default_value_t = crate::metrics::SERIES_MAX)]
     pub metrics_series_max: usize,
@@ -145,6 +150,7 @@ impl RunArgs {
             pod_bridges: self.pod_bridges.clone(),
             close_unknown: self.ranges.unknown_pods == UnknownPods::Drop,
             pod_cidrs: self.ranges.pod_cidrs.clone(),
+            anti_spoofing: self.spoofing.config(),
             counter_grace: self.counter_grace,
             rule_ids: self.rule_ids,
             lock_tables: self.tables == Tables::Locked,

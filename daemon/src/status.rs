@@ -99,6 +99,8 @@ pub struct PodReport {
     pub name: String,
     /// The addresses it owns.
     pub addresses: Vec<String>,
+    /// What it sent as somebody else.
+    pub spoofed: Traffic,
     /// Connections to it.
     pub ingress: DirectionReport,
     /// Connections from it.
@@ -214,6 +216,7 @@ fn source(state: &State) -> Source {
 fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
     let mut dropped: BTreeMap<(&ObjectName, Direction), Traffic> = BTreeMap::new();
     let mut would_drop = dropped.clone();
+    let mut spoofed: BTreeMap<&ObjectName, Traffic> = BTreeMap::new();
     for total in totals {
         match &*total.meaning {
             CounterMeaning::Dropped { pod, direction } => {
@@ -222,6 +225,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
             CounterMeaning::WouldDrop { pod, direction } => {
                 would_drop.entry((pod, *direction)).or_default().add(total.value);
             }
+            CounterMeaning::Spoofed { pod } => spoofed.entry(pod).or_default().add(total.value),
             _ => {}
         }
     }
@@ -238,6 +242,7 @@ fn pods(effective: &Effective, totals: &[Total]) -> Vec<PodReport> {
         namespace: pod.name.namespace.to_string(),
         name: pod.name.name.to_string(),
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
+        spoofed: spoofed.get(&pod.name).copied().unwrap_or_default(),
         ingress: direction(pod, Direction::Ingress),
         egress: direction(pod, Direction::Egress),
     };

@@ -62,6 +62,7 @@ impl Random {
             KeyType::Ifname => Value::Ifname(format!("veth{}", self.u16())),
             KeyType::Mark => Value::Mark(self.u32()),
             KeyType::Icmpv6Type => Value::Icmpv6Type(self.u8()),
+            KeyType::EtherAddr => Value::Ether([2, 0, self.u8(), self.u8(), self.u8(), self.u8()]),
         }
     }
 

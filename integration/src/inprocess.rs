@@ -23,7 +23,7 @@ use crate::place::Place;
 /// How long the engine may take to enforce something.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What the daemon starts with when no flag is given.
+/// What the daemon starts with when no flag is given, but that pods may send as anybody: many tests have them forge.
 pub fn defaults() -> EngineConfig {
     EngineConfig::default()
 }

@@ -186,7 +186,7 @@ impl Lab {
         self.batch(place, "bridge", &wiring::forwarding(node, self.config.nodes))?;
         let mut text = String::new();
         for (&slot, pod) in &self.node(node)?.pods {
-            text.push_str(&wiring::plug(Place::pod(node, slot), slot, pod.name()));
+            text.push_str(&wiring::first_plug(Place::pod(node, slot), slot, pod.name()));
         }
         self.batch(place, "ip", &text)?;
         if self.config.masquerade {

@@ -16,6 +16,9 @@ const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
 /// docs/listing.nft shows it.
 const BRIDGE_INDEX: u32 = 100;
 
+/// The index of the first pod's port, likewise.
+const PORT_INDEX: u32 = 200;
+
 /// The host's side of a pod's link, a port of `cni0`.
 pub fn port_name(slot: u8) -> String {
     format!("veth{slot}")
@@ -144,11 +147,20 @@ pub(crate) fn switch(nodes: u8) -> String {
     text
 }
 
+/// A first pod's link: at an index of its own, which docs/listing.nft shows.
+pub(crate) fn first_plug(place: Place, slot: u8, pod: &str) -> String {
+    link(place, slot, pod, &format!("index {}", PORT_INDEX + u32::from(slot)))
+}
+
 /// A pod's link as its node makes it: the bridge plugin sets hairpin on the port.
 pub(crate) fn plug(place: Place, slot: u8, pod: &str) -> String {
+    link(place, slot, pod, "")
+}
+
+fn link(place: Place, slot: u8, pod: &str, index: &str) -> String {
     let port = port_name(slot);
     format!(
-        "link add {port} mtu 1450 type veth peer name eth0 address {mac} mtu 1450 netns {pod}
+        "link add {port} {index} mtu 1450 type veth peer name eth0 address {mac} mtu 1450 netns {pod}
 link set {port} master cni0 up
 link set {port} type bridge_slave hairpin on
 ",

@@ -197,6 +197,9 @@ fn the_chart_follows_the_release_and_its_settings() {
     ] {
         assert_eq!(environment(&plugged, name), Some(value));
     }
+    let held = objects(&helm(&["--set", "antiSpoofing.mode=off,antiSpoofing.exempt={vpn,lab-1}"]).expect("helm"));
+    assert_eq!(environment(&held, "FLATFELL_ANTI_SPOOFING"), Some("off"));
+    assert_eq!(environment(&held, "FLATFELL_ANTI_SPOOFING_EXEMPT"), Some("vpn,lab-1"));
     let mounts = container(&plugged)["volumeMounts"].as_array().expect("mounts").iter();
     let mounts: Vec<&str> = mounts.map(|mount| text(mount, "/mountPath")).collect();
     assert_eq!(mounts, ["/run", "/a", "/c", "/run/flatfell-cni"]);
@@ -216,6 +219,8 @@ fn wrong_values_are_refused_before_anything_is_applied() {
         ("cni.onUnavailable=open", "onUnavailable"),
         ("cni.conflist=flannel", "conflist"),
         ("podCidrs={10.244.1.0}", "podCidrs"),
+        ("antiSpoofing.mode=cheap", "mode"),
+        ("antiSpoofing.exempt={A}", "exempt"),
         ("apiserver=https://10.0.0.1", "apiserver"),
         ("image.digest=latest", "digest"),
     ] {

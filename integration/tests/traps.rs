@@ -392,8 +392,8 @@ fn trap_11_sctp_is_judged_by_port_and_answered() {
 }
 
 /// Trap 12: a packet with a forged address is judged as what it claims to be. It gets where the owner of the address may
-/// go and nowhere else, its answer goes to the owner, and a forger gains no flow of its own. Nothing binds an address to
-/// a port yet (docs/dataplane.md, Limits): where it does, the first expectation turns round.
+/// go and nowhere else, its answer goes to the owner, and a forger gains no flow of its own. That is so where nobody is held to
+/// sending as itself; the guard has tests of its own (`spoof.rs`).
 #[test]
 fn trap_12_a_forged_address_gets_no_further_than_its_owner() {
     let lab = lab(1, 3);

@@ -30,12 +30,14 @@ mod ports;
 mod registry;
 mod sets;
 mod shared;
+mod spoof;
 mod switched;
 #[cfg(test)]
 mod tests;
 mod unknown;
 
 pub use compiler::Compiler;
+pub use spoof::{Mac, PodPort, PodPorts};
 pub use switched::{BridgeId, Switched};
 
 /// The set of the inet table whose one element is the current generation's mark: for whoever takes the table over.
@@ -99,6 +101,8 @@ pub struct Layout {
     pub bridges: BTreeSet<String>,
     /// The ports of those bridges.
     pub ports: BTreeSet<String>,
+    /// Who is behind those ports, where pods are held to sending as themselves.
+    pub pod_ports: Option<PodPorts>,
     /// The bridges whose filter was off before the daemon came: remembered, for no packet.
     pub switched: Switched,
     /// Where this node's pods have their addresses: what is there and is no known pod is closed. Empty: nothing is.
@@ -121,13 +125,14 @@ impl Layout {
                 ids: _,
                 bridges,
                 ports,
+                pod_ports,
                 switched,
                 pod_ranges,
                 own_node_egress,
                 counts,
                 flow_log,
             } = layout;
-            (slot, generation, bridges, ports, switched, pod_ranges, own_node_egress, counts, flow_log)
+            (slot, generation, bridges, ports, pod_ports, switched, pod_ranges, own_node_egress, counts, flow_log)
         }
         all(self) == all(other)
     }
@@ -150,6 +155,7 @@ impl Default for Layout {
             ids: Ids::default(),
             bridges: BTreeSet::new(),
             ports: BTreeSet::new(),
+            pod_ports: None,
             switched: Switched::default(),
             pod_ranges: PodRanges::default(),
             own_node_egress: true,
@@ -220,6 +226,11 @@ pub enum CounterMeaning {
         /// The direction.
         direction: Direction,
     },
+    /// Frames that a pod sent as somebody else.
+    Spoofed {
+        /// The pod.
+        pod: ObjectName,
+    },
     /// Packets that no policy speaks of and that are a way round it.
     Guard(Guard),
     /// Denied and audited packets, as the flow log got them or not.
@@ -264,6 +275,8 @@ pub enum Guard {
     DeniedReply,
     /// Addresses of the node's pod ranges that are no known pod's.
     UnknownPod,
+    /// Frames from ports of pod bridges that no pod was found behind.
+    UnboundPort,
 }
 
 impl Guard {
@@ -276,6 +289,7 @@ impl Guard {
             Self::Frame => "frame",
             Self::DeniedReply => "denied-reply",
             Self::UnknownPod => "unknown-pod",
+            Self::UnboundPort => "unbound-port",
         }
     }
 }

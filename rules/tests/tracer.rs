@@ -7,7 +7,7 @@ use flatfell_rules::ruleset::{
     BaseHook, Chain, Counter, CtDirection, Datum, Element, Expr, Family, Field, Hook, KeyType, Name, Rule, Ruleset,
     Set, SetKind, Table, TableId, Value, Verdict,
 };
-use flatfell_rules::sim::tracer::{Flow, Packet, trace};
+use flatfell_rules::sim::tracer::{Flow, Frame, Packet, trace};
 
 fn rule(exprs: impl IntoIterator<Item = Expr>) -> Rule {
     Rule { exprs: exprs.into_iter().collect(), comment: String::new() }
@@ -59,6 +59,7 @@ fn packet() -> Packet {
         icmpv6_type: None,
         address_type: 1,
         flow: Some(Flow { direction: CtDirection::Original, related: false, mark: 0x0100_0001 }),
+        frame: Frame::default(),
     }
 }
 

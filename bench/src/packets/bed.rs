@@ -62,6 +62,7 @@ impl Bed {
             Column::NoRules | Column::Again => Ok(()),
             Column::Flatfell => self.load_flatfell(size, &[]),
             Column::FlatfellUncounted => self.load_flatfell(size, &["--rule-ids", "0"]),
+            Column::FlatfellForgeable => self.load_flatfell(size, &["--anti-spoofing", "off"]),
             Column::IptablesIpset => self.load_linear(size),
             Column::KubeRouterIptables | Column::KubeRouterNftables | Column::Felix => {
                 bail!("{} runs nowhere", column.name())

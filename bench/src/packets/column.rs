@@ -16,6 +16,8 @@ pub enum Column {
     Flatfell,
     /// The same with `--rule-ids 0`.
     FlatfellUncounted,
+    /// The same with `--anti-spoofing off`.
+    FlatfellForgeable,
     /// A chain a pod, a jump to each from FORWARD, a set a peer.
     IptablesIpset,
     /// kube-router's network policy controller on iptables.
@@ -28,11 +30,12 @@ pub enum Column {
 
 impl Column {
     /// All of them, as the report has them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoRules,
         Self::Again,
         Self::Flatfell,
         Self::FlatfellUncounted,
+        Self::FlatfellForgeable,
         Self::IptablesIpset,
         Self::KubeRouterIptables,
         Self::KubeRouterNftables,
@@ -46,6 +49,7 @@ impl Column {
             Self::Again => "baseline again",
             Self::Flatfell => "Flatfell",
             Self::FlatfellUncounted => "Flatfell, not counting",
+            Self::FlatfellForgeable => "Flatfell, no anti-spoofing",
             Self::IptablesIpset => "iptables + ipset",
             Self::KubeRouterIptables => "kube-router, iptables",
             Self::KubeRouterNftables => "kube-router, nftables",

@@ -90,6 +90,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
             case(Axis::None, 0, Column::Again, near(&LOOKED_AT)),
             case(Axis::None, 0, Column::Flatfell, near(&Kind::ALL)),
             case(Axis::None, 0, Column::FlatfellUncounted, near(&[Kind::Exchange])),
+            case(Axis::None, 0, Column::FlatfellForgeable, near(&LOOKED_AT)),
         ];
         cases.extend(along(Axis::Rules, &[100], Column::Flatfell));
         cases.extend(along(Axis::Policies, &[10, 10_000], Column::Flatfell));

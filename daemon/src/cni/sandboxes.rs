@@ -11,10 +11,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flatfell_cni::message::{Attachment, Sandbox};
+use flatfell_rules::compile::Mac;
 use flatfell_rules::index::{Change, Claim};
 use flatfell_rules::object::ObjectName;
 use nix::net::if_::if_nametoindex;
 use tokio::sync::mpsc;
+
+use crate::engine::ToldPort;
 
 /// The file's name in the socket's directory.
 const FILE: &str = "sandboxes.json";
@@ -39,17 +42,20 @@ pub enum SandboxError {
     File(#[from] io::Error),
 }
 
+/// Who hears which pods are behind which ports: all of it, each time.
+pub type PortsSink = Box<dyn Fn(Vec<ToldPort>) + Send + Sync>;
+
 /// What is known of sandboxes.
-#[derive(Debug)]
 pub struct Sandboxes {
     file: PathBuf,
     known: Mutex<BTreeMap<Attachment, Sandbox>>,
     changes: mpsc::UnboundedSender<Change>,
+    ports: PortsSink,
 }
 
 impl Sandboxes {
     /// Those of an earlier run in this directory, claimed anew.
-    pub fn open(directory: &std::path::Path, changes: mpsc::UnboundedSender<Change>) -> Self {
+    pub fn open(directory: &std::path::Path, changes: mpsc::UnboundedSender<Change>, ports: PortsSink) -> Self {
         let file = directory.join(FILE);
         let read = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Vec<Sandbox>>(&bytes).ok());
         let known: BTreeMap<_, _> = read
@@ -59,7 +65,8 @@ impl Sandboxes {
             .take(SANDBOXES_MAX)
             .map(|sandbox| (sandbox.attachment.clone(), sandbox))
             .collect();
-        let this = Self { file, known: Mutex::new(known), changes };
+        let this = Self { file, known: Mutex::new(known), changes, ports };
+        this.tell(&this.lock());
         this.lock().values().for_each(|sandbox| this.send(claim(sandbox)));
         this
     }
@@ -81,6 +88,8 @@ impl Sandboxes {
         let ended: Vec<Attachment> = known.iter().filter(ended).map(|(key, _)| key.clone()).collect();
         ended.iter().for_each(|attachment| self.forget(&mut known, attachment));
         self.remember(&known)?;
+        // Before the claim: when the pod's policy is in force, so is what it may send.
+        self.tell(&known);
         self.send(claim(sandbox));
         Ok(())
     }
@@ -90,6 +99,7 @@ impl Sandboxes {
         let mut known = self.lock();
         if known.contains_key(attachment) {
             self.forget(&mut known, attachment);
+            self.tell(&known);
             self.remember(&known)?;
         }
         Ok(())
@@ -101,7 +111,11 @@ impl Sandboxes {
         let mut known = self.lock();
         let gone: Vec<Attachment> = known.keys().filter(|key| !live.contains(key)).cloned().collect();
         gone.iter().for_each(|attachment| self.forget(&mut known, attachment));
-        if gone.is_empty() { Ok(()) } else { self.remember(&known) }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.tell(&known);
+        self.remember(&known)
     }
 
     /// How many there are.
@@ -112,6 +126,10 @@ impl Sandboxes {
     fn forget(&self, known: &mut BTreeMap<Attachment, Sandbox>, attachment: &Attachment) {
         known.remove(attachment);
         self.send(Change::Release(name(attachment)));
+    }
+
+    fn tell(&self, known: &BTreeMap<Attachment, Sandbox>) {
+        (self.ports)(known.values().filter_map(told).collect());
     }
 
     fn remember(&self, known: &BTreeMap<Attachment, Sandbox>) -> Result<(), SandboxError> {
@@ -143,6 +161,22 @@ fn is_plugged(sandbox: &Sandbox) -> bool {
     sandbox.host_interface.as_deref().is_none_or(|interface| if_nametoindex(interface).is_ok())
 }
 
+/// Who is behind the node's side of its link, where that was named.
+fn told(sandbox: &Sandbox) -> Option<ToldPort> {
+    Some(ToldPort {
+        port: sandbox.host_interface.clone()?,
+        pod: ObjectName::new(sandbox.namespace.clone(), sandbox.name.clone()),
+        mac: sandbox.mac.as_deref().and_then(mac),
+        addresses: sandbox.addresses.iter().copied().collect(),
+    })
+}
+
+/// A link-layer address as CNI results have it; what is none, the kernel is asked for.
+fn mac(text: &str) -> Option<Mac> {
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>().ok()?;
+    bytes.try_into().ok()
+}
+
 fn name(attachment: &Attachment) -> String {
     format!("{}/{}", attachment.container, attachment.interface)
 }
@@ -168,8 +202,13 @@ mod tests {
             name: "a".to_owned(),
             uid: "u".to_owned(),
             addresses: vec![address.parse().expect("an address")],
+            mac: None,
             host_interface: None,
         }
+    }
+
+    fn nobody() -> PortsSink {
+        Box::new(|_| {})
     }
 
     fn released(changes: &mut mpsc::UnboundedReceiver<Change>) -> Vec<String> {
@@ -181,24 +220,24 @@ mod tests {
     fn a_restart_claims_again_what_is_plugged_in() {
         let dir = tempfile::tempdir().expect("a directory");
         let (sender, mut changes) = mpsc::unbounded_channel();
-        let sandboxes = Sandboxes::open(dir.path(), sender.clone());
+        let sandboxes = Sandboxes::open(dir.path(), sender.clone(), nobody());
         let gone = Sandbox { host_interface: Some("no-such-link".to_owned()), ..sandbox("gone", "10.0.0.9") };
         for one in [&sandbox("s", "10.0.0.1"), &gone] {
             sandboxes.add(one).expect("taken in");
         }
         while changes.try_recv().is_ok() {}
-        let again = Sandboxes::open(dir.path(), sender);
+        let again = Sandboxes::open(dir.path(), sender, nobody());
         assert_eq!(again.count(), 1);
         assert_eq!(changes.try_recv().ok(), Some(claim(&sandbox("s", "10.0.0.1"))));
         fs::write(dir.path().join(FILE), "half").expect("written");
-        assert_eq!(Sandboxes::open(dir.path(), again.changes.clone()).count(), 0);
+        assert_eq!(Sandboxes::open(dir.path(), again.changes.clone(), nobody()).count(), 0);
     }
 
     #[test]
     fn ends_are_idempotent_and_a_missed_one_is_made_up_for() {
         let dir = tempfile::tempdir().expect("a directory");
         let (sender, mut changes) = mpsc::unbounded_channel();
-        let sandboxes = Sandboxes::open(dir.path(), sender);
+        let sandboxes = Sandboxes::open(dir.path(), sender, nobody());
         sandboxes.add(&sandbox("s", "10.0.0.1")).expect("taken in");
         sandboxes.add(&sandbox("t", "10.0.0.1")).expect("taken in");
         assert_eq!(released(&mut changes), ["s/eth0"], "its address is another's");

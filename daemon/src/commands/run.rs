@@ -160,7 +160,13 @@ fn serve_plugin(
 ) -> anyhow::Result<()> {
     let directory = &args.cni.places.cni_run_dir;
     let socket = cni::server::Socket::bind(directory).context("--cni-run-dir")?;
-    let sandboxes = Sandboxes::open(directory, changes);
+    let enforcing = Arc::downgrade(engine);
+    let hear = move |ports| {
+        if let Some(engine) = enforcing.upgrade() {
+            engine.pod_ports(ports);
+        }
+    };
+    let sandboxes = Sandboxes::open(directory, changes, Box::new(hear));
     let counts = Arc::clone(&state.cni);
     let daemon = cni::server::Daemon { engine: Arc::clone(engine), sandboxes, counts };
     beside.spawn(socket.serve(Arc::new(daemon)));

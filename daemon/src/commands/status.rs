@@ -112,14 +112,21 @@ fn pods(style: Style, pods: &[PodReport]) -> String {
         vec![
             Cell::text(format!("{}/{}", pod.namespace, pod.name)),
             Cell::text(pod.addresses.join(" ")),
+            spoofed(pod),
             isolation(&pod.ingress),
             dropped(&pod.ingress),
             isolation(&pod.egress),
             dropped(&pod.egress),
         ]
     };
-    let heading = ["POD", "ADDRESSES", "INGRESS", "DROPPED", "EGRESS", "DROPPED"];
+    let heading = ["POD", "ADDRESSES", "SPOOFED", "INGRESS", "DROPPED", "EGRESS", "DROPPED"];
     table(style, &heading, &pods.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Frames sent as somebody else.
+fn spoofed(pod: &PodReport) -> Cell {
+    let cell = Cell::number(pod.spoofed.packets);
+    if pod.spoofed.packets > 0 { cell.in_colour(Colour::Red) } else { cell }
 }
 
 fn isolation(direction: &DirectionReport) -> Cell {

@@ -10,6 +10,7 @@ mod gone;
 mod guard;
 mod lookout;
 mod pace;
+mod pod_ports;
 mod ranges;
 mod reconcile;
 mod status;
@@ -42,6 +43,7 @@ use crate::netlink::NetlinkError;
 
 pub use cleanup::{Cleaned, Cleanup};
 use counting::Counting;
+pub use pod_ports::{AntiSpoofing, ToldPort};
 pub use status::{EngineStatus, RuleIds, TransactionStats};
 pub use upkeep::{Programmed, Repair, Upkeep};
 
@@ -61,6 +63,8 @@ pub struct EngineConfig {
     pub close_unknown: bool,
     /// The node's pod ranges; none: what [`Engine::node_ranges`] is told and the pod bridges have.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// How pods are held to sending as themselves.
+    pub anti_spoofing: AntiSpoofing,
     /// Where the rules log denials.
     pub flow_log: Option<FlowLog>,
     /// How long a counter is kept whose rule or pod is gone.
@@ -81,6 +85,7 @@ impl Default for EngineConfig {
             pod_bridges: Vec::new(),
             close_unknown: true,
             pod_cidrs: Vec::new(),
+            anti_spoofing: AntiSpoofing::default(),
             flow_log: None,
             counter_grace: Duration::from_secs(15 * 60),
             rule_ids: ID_MAX,
@@ -136,6 +141,7 @@ impl CounterSnapshot {
 enum Command {
     Enforce(Arc<Effective>, Batch),
     NodeRanges(Vec<IpNetwork>),
+    PodPorts(Vec<ToldPort>),
     TakeOver,
     Stop,
 }
@@ -228,6 +234,11 @@ impl Engine {
             *told = ranges.to_vec();
             self.send(Command::NodeRanges(ranges.to_vec()));
         }
+    }
+
+    /// Which pods are behind which ports, as the CNI plugin tells it: all of it.
+    pub fn pod_ports(&self, told: Vec<ToldPort>) {
+        self.send(Command::PodPorts(told));
     }
 
     /// Moves everything to the other tables, as the engine does by itself after refusals, and enforces there.

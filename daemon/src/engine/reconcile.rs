@@ -10,7 +10,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{BridgeId, Compiled, Compiler, GENERATION_SET, Layout, Meanings, Slot, Switched};
+use flatfell_rules::compile::{
+    BridgeId, Compiled, Compiler, GENERATION_SET, Layout, Meanings, PodPorts, Slot, Switched,
+};
 use flatfell_rules::diff::{Change, Held, diff, plan};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Allocator, Ids};
@@ -26,6 +28,7 @@ use nix::sys::eventfd::EventFd;
 use super::counting::{self, Counting};
 use super::gone::{Counters, GoneCounters};
 use super::guard::Guard;
+use super::pod_ports::{self, Finder};
 use super::ranges::Ranges;
 use super::sweep::{Facts, SweepError, Sweeper};
 use super::sweeping::{Bump, Sweeping};
@@ -55,6 +58,7 @@ pub(super) struct Reconciler {
     /// The bridges whose filter was off before; what the tables remember and what they shall.
     switched: Switched,
     ranges: Ranges,
+    pod_ports: Finder,
     allocator: Allocator,
     ids: Ids,
     gone: GoneCounters,
@@ -77,6 +81,7 @@ enum TurnError {
 impl Reconciler {
     pub(super) fn open(config: EngineConfig, counting: Arc<Counting>, wake: Arc<EventFd>) -> Result<Self, EngineError> {
         let ranges = Ranges::new(&config);
+        let pod_ports = Finder::new(config.anti_spoofing.clone(), config.close_unknown);
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Ids::default(),
@@ -92,6 +97,7 @@ impl Reconciler {
             generation: Generation::FIRST,
             switched: Switched::default(),
             ranges,
+            pod_ports,
             refusals: 0,
             failures: 0,
             bridge_fault: None,
@@ -107,6 +113,21 @@ impl Reconciler {
     /// What is said of where pods have their addresses.
     pub(super) fn ranges(&mut self) -> &mut Ranges {
         &mut self.ranges
+    }
+
+    /// Who is behind which port.
+    pub(super) fn pod_ports(&mut self) -> &mut Finder {
+        &mut self.pod_ports
+    }
+
+    /// Whether somebody is found behind a port where nobody was. The next turn binds it.
+    pub(super) fn finds_ports(&mut self, wanted: &Effective, links: &Links) -> bool {
+        if !self.pod_ports.is_searching() {
+            return false;
+        }
+        let bridges = self.pod_bridges(links, wanted.local());
+        let ranges = self.ranges.find(&bridges, links);
+        self.pod_ports.finds_more(&pod_ports::Node::new(wanted, &ranges, &bridges, links))
     }
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
@@ -175,6 +196,7 @@ impl Reconciler {
         status.warnings.extend(self.ranges.warning());
         status.warnings.extend(self.guard.warning());
         status.locked = self.guard.is_locked();
+        status.warnings.extend(self.pod_ports.warnings());
         status.rule_ids = self.rule_ids();
         if self.config.rule_ids > 0 && status.rule_ids.without > 0 {
             status.warnings.push(format!(
@@ -304,7 +326,10 @@ impl Reconciler {
         self.guard.begin(&mut self.kernel)?;
         let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
         // Of both slots: a takeover may have been cut short.
-        untyped.tables.values().for_each(|table| self.switched.extend(Switched::of(table)));
+        for table in untyped.tables.values() {
+            self.switched.extend(Switched::of(table));
+            self.pod_ports.restore(PodPorts::of(table));
+        }
         let slot_in_force =
             |slot: &Slot| untyped.tables.get(&slot.inet()).is_some_and(|table| mark_of(table).is_some());
         let Some(found) = [self.slot, self.slot.other()].into_iter().find(slot_in_force) else {
@@ -418,14 +443,18 @@ impl Reconciler {
 
     fn layout(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Layout {
         self.ids = self.allocator.assign(self.compiler.follow(wanted));
+        let pod_ranges = self.ranges.find(bridges, links);
+        let node = pod_ports::Node::new(wanted, &pod_ranges, bridges, links);
+        let pod_ports = self.pod_ports.find(&node);
         Layout {
             slot: self.slot,
             generation: self.generation,
             ids: self.ids.clone(),
             bridges: bridges.iter().map(|bridge| bridge.name.clone()).collect(),
             ports: links.ports(bridges),
+            pod_ports,
             switched: self.switched.clone(),
-            pod_ranges: self.ranges.find(bridges, links),
+            pod_ranges,
             own_node_egress: self.config.own_node_egress,
             counts: self.config.rule_ids > 0,
             flow_log: self.config.flow_log,

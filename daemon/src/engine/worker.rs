@@ -133,7 +133,7 @@ impl Worker {
             let now = Instant::now();
             if self.check_due <= now {
                 self.check_due = now + CHECK_EVERY;
-                if self.reconciler.keeps_too_long() {
+                if self.reconciler.keeps_too_long() || self.finds_ports() {
                     self.due = Some(now);
                 }
             }
@@ -188,6 +188,10 @@ impl Worker {
                     self.reconciler.ranges().tell(ranges);
                     self.due = self.wanted.as_ref().map(|_| Instant::now());
                 }
+                Ok(Command::PodPorts(told)) => {
+                    self.reconciler.pod_ports().tell(told);
+                    self.due = self.wanted.as_ref().map(|_| Instant::now());
+                }
                 Ok(Command::TakeOver) => {
                     self.reconciler.take_over();
                     self.due = Some(Instant::now());
@@ -225,6 +229,12 @@ impl Worker {
             Ok(due) => self.due = due.or(self.due),
             Err(error) => tracing::error!(%error, "edits of our tables by others cannot be watched"),
         }
+    }
+
+    /// Whether somebody is found behind a port where nobody was.
+    fn finds_ports(&mut self) -> bool {
+        let Self { reconciler, wanted, links, .. } = self;
+        wanted.as_deref().is_some_and(|wanted| reconciler.finds_ports(wanted, links))
     }
 
     fn reconcile(&mut self) {

@@ -7,6 +7,7 @@
 //! bridge that the caller holds as a [`PodBridge`].
 
 mod behind;
+mod peer;
 mod read;
 mod state;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use ipnetwork::{IpNetwork, IpNetworkError};
 use netlink_packet_core::{DecodeError, Emitable};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
+pub use self::peer::{Peer, PeerFacts, Peers};
 use self::{
     behind::Behind,
     read::{Event, Link, NfCall, read},
@@ -126,6 +128,17 @@ pub struct PodBridge {
     pub nf_call_iptables: bool,
     /// The same for IPv6.
     pub nf_call_ip6tables: bool,
+}
+
+/// A port of a bridge whose other end is in another namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth {
+    /// Its interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The other end.
+    pub peer: Peer,
 }
 
 /// The node's interfaces, kept up to date by [`Links::process`].
@@ -238,6 +251,19 @@ impl Links {
     pub fn ports(&self, bridges: &[PodBridge]) -> BTreeSet<String> {
         let is_port = |link: &&Link| bridges.iter().any(|bridge| link.master == Some(bridge.index));
         self.state.links.values().filter(is_port).map(|link| link.name.clone()).collect()
+    }
+
+    /// The ports of these bridges whose other end is in another namespace, where a pod may be.
+    pub fn veths(&self, bridges: &[PodBridge]) -> impl Iterator<Item = Veth> {
+        self.state.links.iter().filter_map(|(index, link)| {
+            let peer = link.peer.filter(|_| bridges.iter().any(|bridge| link.master == Some(bridge.index)))?;
+            Some(Veth { index: *index, name: link.name.clone(), peer })
+        })
+    }
+
+    /// The link-layer addresses of these bridges.
+    pub fn macs(&self, bridges: &[PodBridge]) -> BTreeSet<[u8; 6]> {
+        bridges.iter().filter_map(|bridge| self.state.links.get(&bridge.index)?.mac).collect()
     }
 
     /// Every address of this node, on whatever interface.

@@ -11,11 +11,11 @@ use netlink_packet_core::ParseableParametrized;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoBridge, InfoData, LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
 };
 
-use super::LinkError;
+use super::{LinkError, peer::Peer};
 use crate::netlink::Message;
 
 /// A link-layer address.
@@ -28,6 +28,10 @@ pub struct Link {
     pub master: Option<u32>,
     /// Set for bridges only.
     pub bridge: Option<NfCall>,
+    /// Its link-layer address, where it has one of Ethernet.
+    pub mac: Option<[u8; 6]>,
+    /// Set for a veth whose other end is in another namespace.
+    pub peer: Option<Peer>,
 }
 
 /// Whether a bridge shows its frames to the hooks of IPv4 and IPv6.
@@ -80,15 +84,23 @@ fn link_event(message: LinkMessage) -> Option<Event> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }
-    let mut link = Link { name: String::new(), master: None, bridge: None };
+    let mut link = Link { name: String::new(), master: None, bridge: None, mac: None, peer: None };
+    let (mut peer, mut namespace, mut is_veth) = (None, None, false);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Controller(index) => link.master = Some(index),
-            LinkAttribute::LinkInfo(info) => link.bridge = bridge(&info),
+            LinkAttribute::LinkInfo(info) => {
+                link.bridge = bridge(&info);
+                is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
+            LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+            LinkAttribute::Link(index) => peer = Some(index),
+            LinkAttribute::LinkNetNsId(id) => namespace = Some(id),
             _ => {}
         }
     }
+    link.peer = peer.zip(namespace).filter(|_| is_veth).map(|(index, namespace)| Peer { namespace, index });
     Some(Event::Link { index: message.header.index, link })
 }
 

@@ -94,6 +94,10 @@ families! {
         "Packets that go a way round every policy and were dropped";
     GUARD_BYTES = Counter "flatfell_guard_bytes" ["guard"]
         "Bytes of those packets";
+    SPOOFED_PACKETS = Counter "flatfell_spoofed_packets" ["namespace", "pod"]
+        "Frames that a pod sent as somebody else and that were dropped";
+    SPOOFED_BYTES = Counter "flatfell_spoofed_bytes" ["namespace", "pod"]
+        "Bytes of those frames";
     UNATTRIBUTED_PACKETS = Counter "flatfell_unattributed_packets" []
         "Packets that passed and are counted for no rule and no pod";
     UNATTRIBUTED_BYTES = Counter "flatfell_unattributed_bytes" []

@@ -21,6 +21,7 @@ use crate::flows::LoggedPackets;
 enum Subject {
     Guard,
     Unattributed,
+    Spoofed,
     Dropped,
     WouldDrop,
     DefaultAllowed,
@@ -28,14 +29,22 @@ enum Subject {
 }
 
 impl Subject {
-    const ALL: [Self; 6] =
-        [Self::Guard, Self::Unattributed, Self::Dropped, Self::WouldDrop, Self::DefaultAllowed, Self::Rule];
+    const ALL: [Self; 7] = [
+        Self::Guard,
+        Self::Unattributed,
+        Self::Spoofed,
+        Self::Dropped,
+        Self::WouldDrop,
+        Self::DefaultAllowed,
+        Self::Rule,
+    ];
 
     /// Its families: packets, bytes, and connections where it has them.
     const fn families(self) -> &'static [Family] {
         match self {
             Self::Guard => &[catalogue::GUARD_PACKETS, catalogue::GUARD_BYTES],
             Self::Unattributed => &[catalogue::UNATTRIBUTED_PACKETS, catalogue::UNATTRIBUTED_BYTES],
+            Self::Spoofed => &[catalogue::SPOOFED_PACKETS, catalogue::SPOOFED_BYTES],
             Self::Dropped => &[catalogue::DROPPED_PACKETS, catalogue::DROPPED_BYTES],
             Self::WouldDrop => &[catalogue::WOULD_DROP_PACKETS, catalogue::WOULD_DROP_BYTES],
             Self::DefaultAllowed => &[
@@ -319,6 +328,7 @@ fn describe(meaning: &CounterMeaning) -> Option<Described> {
         }
         CounterMeaning::Dropped { pod, direction } => of_pod(Subject::Dropped, Adds::Traffic, pod, *direction),
         CounterMeaning::WouldDrop { pod, direction } => of_pod(Subject::WouldDrop, Adds::Traffic, pod, *direction),
+        CounterMeaning::Spoofed { pod } => of(Subject::Spoofed, Adds::Traffic, &[&pod.namespace, &pod.name]),
         CounterMeaning::Guard(guard) => of(Subject::Guard, Adds::Traffic, &[guard.word()]),
         CounterMeaning::Unattributed => of(Subject::Unattributed, Adds::Traffic, &[]),
         // Part of what the flow log says of itself.

@@ -108,6 +108,7 @@ fn series() -> Series {
         CounterMeaning::DefaultAllowedConnections { pod: pod(), direction },
         CounterMeaning::Dropped { pod: pod(), direction },
         CounterMeaning::WouldDrop { pod: pod(), direction },
+        CounterMeaning::Spoofed { pod: pod() },
         CounterMeaning::Guard(Guard::Frame),
         CounterMeaning::Unattributed,
     ];

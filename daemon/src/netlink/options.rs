@@ -24,6 +24,8 @@ pub enum NetlinkOption {
     ExtendedAck,
     /// Refusals do not repeat the request.
     CapAck,
+    /// What a dump is to be about is refused or kept to, never left out.
+    StrictCheck,
 }
 
 impl SetSockOpt for NetlinkOption {
@@ -33,6 +35,7 @@ impl SetSockOpt for NetlinkOption {
         let name = match self {
             Self::ExtendedAck => libc::NETLINK_EXT_ACK,
             Self::CapAck => libc::NETLINK_CAP_ACK,
+            Self::StrictCheck => libc::NETLINK_GET_STRICT_CHK,
         };
         let value = libc::c_int::from(*val);
         let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(|_| Errno::EINVAL)?;

@@ -72,6 +72,11 @@ impl Socket {
         call("SO_RCVBUFFORCE", setsockopt(self, sockopt::RcvBufForce, &bytes))
     }
 
+    /// Has the kernel keep to what a dump is to be about, or refuse it.
+    pub fn strict(&self) -> Result<(), NetlinkError> {
+        call("NETLINK_GET_STRICT_CHK", setsockopt(self, NetlinkOption::StrictCheck, &true))
+    }
+
     /// The next datagram, waited for until [`TIMEOUT`].
     pub fn receive(&mut self) -> Result<Messages<'_>, NetlinkError> {
         let length = self.read(MsgFlags::empty())?;

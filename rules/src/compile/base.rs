@@ -18,7 +18,7 @@ use super::log;
 use super::part::Part;
 use super::pod::dispatch_map;
 use super::sets::Ip;
-use super::{CounterMeaning, GENERATION_SET, Guard, Layout, unknown};
+use super::{CounterMeaning, GENERATION_SET, Guard, Layout, PodPorts, unknown};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, HALVES, IDS_MASK, TWO_IDS, id_mask};
 use crate::policy::Direction;
 use crate::ruleset::{
@@ -144,7 +144,11 @@ pub(super) fn add_frame_guard(table: &mut Part, layout: &Layout) {
         .collect();
     exprs.push(Expr::Lookup { key: vec![Field::Iifname], set: "ports".into() });
     exprs.extend([Expr::Counter(counter), Expr::Verdict(Verdict::Drop)]);
-    let rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
+    let mut rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
+    if let Some(pod_ports) = &layout.pod_ports {
+        pod_ports.add_to(table);
+        rules.push(PodPorts::ask());
+    }
     let hook = Some(BaseHook { hook: Hook::Prerouting, priority: BRIDGE_PRIORITY });
     table.chain("frames", Chain { hook, comment: "frames from pods".to_owned(), rules });
 }

@@ -13,7 +13,7 @@ use super::part::{Part, Whole};
 use super::pod::Built;
 use super::sets::{Ip, Key};
 use super::shared::Shared;
-use super::{Compiled, Layout, Pending, base, pod};
+use super::{Compiled, Layout, Pending, PodPorts, base, pod};
 use crate::effective::{Effective, EffectivePod};
 use crate::ids::Claims;
 use crate::object::ObjectName;
@@ -90,9 +90,14 @@ impl Compiler {
 
     /// The ruleset of what was taken in last.
     pub fn compile(&mut self, layout: &Layout) -> Compiled {
-        if self.effective.lifted && !layout.pod_ranges.is_empty() {
-            return self.compile(&Layout { pod_ranges: PodRanges::default(), ..layout.clone() });
+        if self.effective.lifted {
+            let pod_ports = layout.pod_ports.clone().map(PodPorts::lifted);
+            return self.of(&Layout { pod_ranges: PodRanges::default(), pod_ports, ..layout.clone() });
         }
+        self.of(layout)
+    }
+
+    fn of(&mut self, layout: &Layout) -> Compiled {
         self.shared.allows.number(&layout.ids, &mut self.pending);
         let closed = self.closed > 0;
         let fixed = match self.fixed.take() {

@@ -8,7 +8,7 @@ use crate::ids::{Allocator, Claims};
 use crate::mark::{DENIED_MARK, GENERATION_MASK, IDS_MASK, TWO_IDS, id_bits, id_mask};
 use crate::policy::Tier;
 use crate::ruleset::{CtDirection, Hook};
-use crate::sim::tracer::{Flow, Packet, Trace, trace};
+use crate::sim::tracer::{Flow, Frame, Packet, Trace, trace};
 
 const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 10));
 const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 11));
@@ -73,6 +73,7 @@ impl Node {
             icmpv6_type: None,
             address_type: 1,
             flow,
+            frame: Frame::default(),
         };
         let trace = trace(&self.compiled.ruleset, &packet);
         assert!(trace.passed, "{trace:?}");

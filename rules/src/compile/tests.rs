@@ -11,7 +11,7 @@ use crate::mark::{DENIED_MARK, GENERATION_MASK};
 use crate::object::Protocol;
 use crate::policy::Tier;
 use crate::ruleset::{BaseHook, Chain, CtDirection, Datum, Expr, Hook, Verdict};
-use crate::sim::tracer::{Flow, Packet, Trace, trace};
+use crate::sim::tracer::{Flow, Frame, Packet, Trace, trace};
 
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 10));
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 2, 10));
@@ -61,6 +61,7 @@ fn packet(port: u16) -> Packet {
         icmpv6_type: None,
         address_type: 1,
         flow: None,
+        frame: Frame::default(),
     }
 }
 

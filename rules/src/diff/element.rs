@@ -111,7 +111,8 @@ fn next(value: &Value) -> Option<Value> {
         Value::HopLimit(number) => Value::HopLimit(number.checked_add(1)?),
         Value::EtherType(number) => Value::EtherType(number.checked_add(1)?),
         Value::AddrType(number) => Value::AddrType(number.checked_add(1)?),
-        Value::Ifname(_) => return None,
+        Value::Length(number) => Value::Length(number.checked_add(1)?),
+        Value::Ifname(_) | Value::Ether(_) | Value::NdOption(_) => return None,
     })
 }
 
@@ -127,7 +128,8 @@ fn greatest(value: &Value) -> Value {
         Value::HopLimit(_) => Value::HopLimit(u8::MAX),
         Value::EtherType(_) => Value::EtherType(u16::MAX),
         Value::AddrType(_) => Value::AddrType(u32::MAX),
-        Value::Ifname(name) => Value::Ifname(name.clone()),
+        Value::Length(_) => Value::Length(u16::MAX),
+        Value::Ifname(_) | Value::Ether(_) | Value::NdOption(_) => value.clone(),
     }
 }
 

@@ -42,6 +42,7 @@ const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_ARP: u16 = 0x0806;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
@@ -52,6 +53,7 @@ const SCTP: u8 = 132;
 enum Net {
     V4,
     V6,
+    Arp,
 }
 
 /// The bytecode of one rule, and what is already known about the packet where it stands.
@@ -83,10 +85,14 @@ const NFT_REG32_00: u32 = 8;
 /// Bytes a field is loaded with.
 fn width(field: Field) -> u32 {
     match field {
-        Field::Ip6HopLimit | Field::L4Proto | Field::Icmpv6Type => 1,
-        Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::EtherType => 2,
-        Field::IpSaddr | Field::IpDaddr | Field::FibDaddrIifType => 4,
-        Field::Ip6Saddr | Field::Ip6Daddr | Field::Iifname => 16,
+        Field::Ip6HopLimit | Field::L4Proto | Field::Icmpv6Type | Field::Ip6NextHdr => 1,
+        Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::EtherType | Field::Ip6Length => {
+            2
+        }
+        Field::IpSaddr | Field::IpDaddr | Field::FibDaddrIifType | Field::ArpSaddrIp => 4,
+        Field::EtherSaddr | Field::ArpSaddrEther => 6,
+        Field::NdOption => 8,
+        Field::Ip6Saddr | Field::Ip6Daddr | Field::Iifname | Field::NdTarget => 16,
     }
 }
 
@@ -159,6 +165,10 @@ impl Program {
         if self.net == Some(net) {
             return Ok(());
         }
+        if net == Net::Arp {
+            // A routed packet is no ARP: where a frame is seen, nft asks its own header.
+            return self.need_ether_type(ETHERTYPE_ARP, Net::Arp);
+        }
         match self.family {
             Family::Inet => {
                 self.meta(META_NFPROTO, NFT_REG_1)?;
@@ -188,12 +198,18 @@ impl Program {
     /// ICMPv6 is of IPv6 only; in a bridge nft asks the frame's own header for that.
     fn need_icmpv6(&mut self) -> Result<(), EncodeError> {
         if self.family == Family::Bridge && self.net != Some(Net::V6) {
-            self.payload(LINK, 12, 2, NFT_REG_1)?;
-            self.cmp(EQ, &ETHERTYPE_IPV6.to_be_bytes())?;
-            self.net = Some(Net::V6);
+            self.need_ether_type(ETHERTYPE_IPV6, Net::V6)?;
         }
         self.need_net(Net::V6)?;
         self.need_transport(ICMPV6)
+    }
+
+    /// Makes sure the frame's own header says so.
+    fn need_ether_type(&mut self, ether_type: u16, net: Net) -> Result<(), EncodeError> {
+        self.payload(LINK, 12, 2, NFT_REG_1)?;
+        self.cmp(EQ, &ether_type.to_be_bytes())?;
+        self.net = Some(net);
+        Ok(())
     }
 
     /// The frame's header can be read only where the device has one.
@@ -210,13 +226,21 @@ impl Program {
     fn need(&mut self, field: Field) -> Result<(), EncodeError> {
         match field {
             Field::IpSaddr | Field::IpDaddr => self.need_net(Net::V4),
-            Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => self.need_net(Net::V6),
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit | Field::Ip6NextHdr | Field::Ip6Length => {
+                self.need_net(Net::V6)
+            }
+            Field::ArpSaddrEther | Field::ArpSaddrIp => self.need_net(Net::Arp),
             Field::TcpDport => self.need_transport(TCP),
             Field::UdpDport => self.need_transport(UDP),
             Field::SctpDport => self.need_transport(SCTP),
             Field::Icmpv6Type => self.need_icmpv6(),
-            Field::EtherType => self.need_ethernet(),
-            Field::L4Proto | Field::ThDport | Field::Iifname | Field::FibDaddrIifType => Ok(()),
+            Field::EtherType | Field::EtherSaddr => self.need_ethernet(),
+            Field::L4Proto
+            | Field::ThDport
+            | Field::Iifname
+            | Field::FibDaddrIifType
+            | Field::NdTarget
+            | Field::NdOption => Ok(()),
         }
     }
 
@@ -232,6 +256,13 @@ impl Program {
                 self.payload(TRANSPORT, 2, len, register)
             }
             Field::Icmpv6Type => self.payload(TRANSPORT, 0, len, register),
+            Field::EtherSaddr => self.payload(LINK, 6, len, register),
+            Field::ArpSaddrEther => self.payload(NETWORK, 8, len, register),
+            Field::ArpSaddrIp => self.payload(NETWORK, 14, len, register),
+            Field::Ip6NextHdr => self.payload(NETWORK, 6, len, register),
+            Field::Ip6Length => self.payload(NETWORK, 4, len, register),
+            Field::NdTarget => self.payload(TRANSPORT, 8, len, register),
+            Field::NdOption => self.payload(TRANSPORT, 24, len, register),
             Field::EtherType => self.payload(LINK, 12, len, register),
             Field::L4Proto => self.meta(META_L4PROTO, register),
             Field::Iifname => self.meta(META_IIFNAME, register),
@@ -281,7 +312,9 @@ impl Program {
     fn prefix(&mut self, field: Field, prefix: &IpNetwork) -> Result<(), EncodeError> {
         let (address, mask) = match (field, prefix) {
             (Field::IpSaddr | Field::IpDaddr, IpNetwork::V4(v4)) => (Value::V4(v4.network()), Value::V4(v4.mask())),
-            (Field::Ip6Saddr | Field::Ip6Daddr, IpNetwork::V6(v6)) => (Value::V6(v6.network()), Value::V6(v6.mask())),
+            (Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget, IpNetwork::V6(v6)) => {
+                (Value::V6(v6.network()), Value::V6(v6.mask()))
+            }
             _ => return Err(EncodeError::Prefix { field, prefix: *prefix }),
         };
         let (address, mask) = (bytes(&address)?, bytes(&mask)?);

@@ -77,6 +77,7 @@ fn types_of_keys_come_back_from_their_number() {
         KeyType::Ifname,
         KeyType::Mark,
         KeyType::Icmpv6Type,
+        KeyType::EtherAddr,
     ];
     let mut numbers = BTreeSet::new();
     for first in all {
@@ -89,7 +90,7 @@ fn types_of_keys_come_back_from_their_number() {
         }
     }
     assert_eq!(numbers.len(), all.len() + all.len() * all.len());
-    assert_eq!(types::key_types(9), None, "ether_addr is not in use");
+    assert_eq!(types::key_types(10), None, "ether_type is not in use");
 }
 
 #[test]

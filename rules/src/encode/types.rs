@@ -43,7 +43,7 @@ pub fn family_of(number: u32) -> Option<Family> {
 }
 
 /// All types of keys.
-const KEY_TYPES: [KeyType; 7] = [
+const KEY_TYPES: [KeyType; 8] = [
     KeyType::Ipv4Addr,
     KeyType::Ipv6Addr,
     KeyType::InetProto,
@@ -51,6 +51,7 @@ const KEY_TYPES: [KeyType; 7] = [
     KeyType::Ifname,
     KeyType::Mark,
     KeyType::Icmpv6Type,
+    KeyType::EtherAddr,
 ];
 
 /// nft's number of a data type.
@@ -58,6 +59,7 @@ fn type_number(key: KeyType) -> u32 {
     match key {
         KeyType::Ipv4Addr => 7,
         KeyType::Ipv6Addr => 8,
+        KeyType::EtherAddr => 9,
         KeyType::InetProto => 12,
         KeyType::InetService => 13,
         KeyType::Mark => 19,
@@ -72,6 +74,7 @@ pub(super) fn width(key: KeyType) -> usize {
         KeyType::InetProto | KeyType::Icmpv6Type => 1,
         KeyType::InetService => 2,
         KeyType::Ipv4Addr | KeyType::Mark => 4,
+        KeyType::EtherAddr => 6,
         KeyType::Ipv6Addr | KeyType::Ifname => 16,
     }
 }
@@ -120,7 +123,10 @@ fn type_of(value: &Value) -> Option<KeyType> {
         Value::Ifname(_) => KeyType::Ifname,
         Value::Mark(_) => KeyType::Mark,
         Value::Icmpv6Type(_) => KeyType::Icmpv6Type,
-        Value::HopLimit(_) | Value::EtherType(_) | Value::AddrType(_) => return None,
+        Value::Ether(_) => KeyType::EtherAddr,
+        Value::HopLimit(_) | Value::EtherType(_) | Value::AddrType(_) | Value::Length(_) | Value::NdOption(_) => {
+            return None;
+        }
     })
 }
 
@@ -130,7 +136,9 @@ pub(super) fn bytes(value: &Value) -> Result<Vec<u8>, EncodeError> {
         Value::V4(address) => address.octets().to_vec(),
         Value::V6(address) => address.octets().to_vec(),
         Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => vec![*number],
-        Value::Port(number) | Value::EtherType(number) => number.to_be_bytes().to_vec(),
+        Value::Port(number) | Value::EtherType(number) | Value::Length(number) => number.to_be_bytes().to_vec(),
+        Value::Ether(address) => address.to_vec(),
+        Value::NdOption(bytes) => bytes.to_vec(),
         Value::Mark(number) | Value::AddrType(number) => number.to_ne_bytes().to_vec(),
         Value::Ifname(name) => ifname(name)?,
     })
@@ -153,6 +161,7 @@ fn value(key: KeyType, bytes: &[u8]) -> Option<Value> {
         KeyType::InetProto => Value::Proto(*bytes.first()?),
         KeyType::Icmpv6Type => Value::Icmpv6Type(*bytes.first()?),
         KeyType::InetService => Value::Port(u16::from_be_bytes(bytes.try_into().ok()?)),
+        KeyType::EtherAddr => Value::Ether(bytes.try_into().ok()?),
         KeyType::Mark => Value::Mark(u32::from_ne_bytes(bytes.try_into().ok()?)),
         KeyType::Ifname => {
             let end = bytes.iter().position(|byte| *byte == 0)?;
@@ -165,10 +174,13 @@ fn value(key: KeyType, bytes: &[u8]) -> Option<Value> {
 pub(super) fn field_value(field: Field, value: &Value) -> Result<Vec<u8>, EncodeError> {
     let fits = matches!(
         (field, value),
-        (Field::IpSaddr | Field::IpDaddr, Value::V4(_))
-            | (Field::Ip6Saddr | Field::Ip6Daddr, Value::V6(_))
+        (Field::IpSaddr | Field::IpDaddr | Field::ArpSaddrIp, Value::V4(_))
+            | (Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget, Value::V6(_))
             | (Field::Ip6HopLimit, Value::HopLimit(_))
-            | (Field::L4Proto, Value::Proto(_))
+            | (Field::L4Proto | Field::Ip6NextHdr, Value::Proto(_))
+            | (Field::EtherSaddr | Field::ArpSaddrEther, Value::Ether(_))
+            | (Field::Ip6Length, Value::Length(_))
+            | (Field::NdOption, Value::NdOption(_))
             | (Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport, Value::Port(_))
             | (Field::Icmpv6Type, Value::Icmpv6Type(_))
             | (Field::Iifname, Value::Ifname(_))

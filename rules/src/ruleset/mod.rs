@@ -254,6 +254,20 @@ pub enum Field {
     Iifname,
     /// `ether type` of the frame's header, not of what is inside a tag.
     EtherType,
+    /// `ether saddr` of the frame.
+    EtherSaddr,
+    /// `arp saddr ether`: who says it sends, of an ARP packet for Ethernet and IPv4.
+    ArpSaddrEther,
+    /// `arp saddr ip` of the same.
+    ArpSaddrIp,
+    /// `ip6 nexthdr`: what follows the fixed header.
+    Ip6NextHdr,
+    /// `ip6 length`: bytes behind the fixed header.
+    Ip6Length,
+    /// The target of a neighbour advertisement. nft 1.0.6 has no word for it: `@th,64,128`.
+    NdTarget,
+    /// The first 8 bytes behind that target: `@th,192,64`.
+    NdOption,
     /// `fib daddr . iif type`: what kind of address the destination is on the interface the packet came in by.
     FibDaddrIifType,
 }
@@ -279,6 +293,12 @@ pub enum Value {
     HopLimit(u8),
     /// An Ethernet protocol (`ether_type`).
     EtherType(u16),
+    /// A link-layer address (`ether_addr`).
+    Ether([u8; 6]),
+    /// A length in bytes (`integer`).
+    Length(u16),
+    /// The first 8 bytes of an option of neighbour discovery.
+    NdOption([u8; 8]),
     /// A routing type (`fib_addrtype`), RTN_* of linux/rtnetlink.h.
     AddrType(u32),
 }
@@ -300,6 +320,8 @@ pub enum KeyType {
     Mark,
     /// `icmpv6_type`.
     Icmpv6Type,
+    /// `ether_addr`.
+    EtherAddr,
 }
 
 /// What a set is.

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod kernel;
 pub mod oracle;
 pub mod random;
+pub mod senders;
 pub mod shrink;
 pub mod tracer;
 pub mod types;

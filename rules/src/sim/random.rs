@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::tracer::{Flow, Packet};
+use super::tracer::{Flow, Frame, Packet};
 use crate::ruleset::{
     BaseHook, Chain, Counter, CtDirection, Datum, Element, Elements, Expr, Family, Field, Hook, KeyType, Name, Rule,
     Ruleset, Set, SetKind, Table, TableId, Value, Verdict,
@@ -236,6 +236,7 @@ fn value(random: &mut Random, key: KeyType) -> Value {
         KeyType::Ifname => Value::Ifname(random.pick(&["cni0", "eth0", "veth0123456789a", "flannel.1"]).to_string()),
         KeyType::Mark => Value::Mark(random.pick(&[0, 1, 2, 0x0100_0000, 0x0000_1000])),
         KeyType::Icmpv6Type => Value::Icmpv6Type(random.pick(&[128, 133, 134, 135, 136, 137, 200])),
+        KeyType::EtherAddr => Value::Ether([2, 0, 0, 0, 0, random.small(4)]),
     }
 }
 
@@ -288,11 +289,24 @@ fn speak_of_one_layer(one: &Expr, other: &Expr) -> bool {
 /// The layer of a field: 3 for addresses, 4 for what is behind them.
 fn layer_of(field: Field) -> Option<u8> {
     match field {
-        Field::IpSaddr | Field::IpDaddr | Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => Some(3),
-        Field::L4Proto | Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport | Field::Icmpv6Type => {
-            Some(4)
-        }
-        Field::Iifname | Field::EtherType | Field::FibDaddrIifType => None,
+        Field::IpSaddr
+        | Field::IpDaddr
+        | Field::Ip6Saddr
+        | Field::Ip6Daddr
+        | Field::Ip6HopLimit
+        | Field::Ip6NextHdr
+        | Field::Ip6Length
+        | Field::ArpSaddrEther
+        | Field::ArpSaddrIp => Some(3),
+        Field::L4Proto
+        | Field::TcpDport
+        | Field::UdpDport
+        | Field::SctpDport
+        | Field::ThDport
+        | Field::Icmpv6Type
+        | Field::NdTarget
+        | Field::NdOption => Some(4),
+        Field::Iifname | Field::EtherType | Field::EtherSaddr | Field::FibDaddrIifType => None,
     }
 }
 
@@ -491,5 +505,6 @@ pub fn packet(random: &mut Random) -> Packet {
             related: random.once_in(5),
             mark: random.pick(&[0, 1, 0x0100_0000, 0x0200_1000]),
         }),
+        frame: Frame::default(),
     }
 }

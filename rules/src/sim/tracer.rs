@@ -4,7 +4,7 @@
 //! on the flow. What always holds: base chains of a hook run by priority, in all tables of the packet's family; accept
 //! ends one base chain, drop ends the packet; limits never run out.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ruleset::{
     CtDirection, Datum, Element, Expr, Family, Field, Hook, Rule, Ruleset, Set, Table, TableId, Value, Verdict,
@@ -35,6 +35,25 @@ pub struct Packet {
     pub address_type: u32,
     /// Its flow; none when it is untracked.
     pub flow: Option<Flow>,
+    /// What its frame says beside, where the port it came in by is asked for.
+    pub frame: Frame,
+}
+
+/// What a frame says of its sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// The source of its header.
+    pub source: [u8; 6],
+    /// The sender of an ARP packet: link layer and IPv4.
+    pub arp: Option<([u8; 6], Ipv4Addr)>,
+    /// What follows the fixed header of IPv6.
+    pub next_header: u8,
+    /// Bytes behind the fixed header of IPv6.
+    pub length: u16,
+    /// The bytes behind the first 8 of an ICMPv6 packet, as many as it has of these: where a neighbour advertisement has its target.
+    pub target: Option<Ipv6Addr>,
+    /// The 8 bytes behind that.
+    pub option: Option<[u8; 8]>,
 }
 
 /// What conntrack knows of a packet.
@@ -265,6 +284,13 @@ impl Walk<'_, '_> {
             Field::Icmpv6Type => packet.icmpv6_type.filter(|_| packet.protocol == 58).map(Value::Icmpv6Type),
             Field::Iifname => Some(Value::Ifname(packet.iif.clone().unwrap_or_default())),
             Field::EtherType => Some(Value::EtherType(packet.ether_type)),
+            Field::EtherSaddr => Some(Value::Ether(packet.frame.source)),
+            Field::ArpSaddrEther => packet.frame.arp.map(|(sender, _)| Value::Ether(sender)),
+            Field::ArpSaddrIp => packet.frame.arp.map(|(_, sender)| Value::V4(sender)),
+            Field::Ip6NextHdr => v6(source).map(|_| Value::Proto(packet.frame.next_header)),
+            Field::Ip6Length => v6(source).map(|_| Value::Length(packet.frame.length)),
+            Field::NdTarget => packet.frame.target.map(Value::V6),
+            Field::NdOption => packet.frame.option.map(Value::NdOption),
             Field::FibDaddrIifType => packet.addresses.map(|_| Value::AddrType(packet.address_type)),
         }
     }

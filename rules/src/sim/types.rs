@@ -27,6 +27,12 @@ pub enum Kind {
     EtherType,
     /// fib_addrtype.
     AddrType,
+    /// ether_addr.
+    Ether,
+    /// integer of two bytes.
+    Length,
+    /// integer of eight bytes.
+    NdOption,
 }
 
 impl Kind {
@@ -43,21 +49,27 @@ impl Kind {
             Value::HopLimit(_) => Self::HopLimit,
             Value::EtherType(_) => Self::EtherType,
             Value::AddrType(_) => Self::AddrType,
+            Value::Ether(_) => Self::Ether,
+            Value::Length(_) => Self::Length,
+            Value::NdOption(_) => Self::NdOption,
         }
     }
 
     /// Of what a field holds.
     pub fn of_field(field: Field) -> Self {
         match field {
-            Field::IpSaddr | Field::IpDaddr => Self::Ipv4,
-            Field::Ip6Saddr | Field::Ip6Daddr => Self::Ipv6,
-            Field::L4Proto => Self::Proto,
+            Field::IpSaddr | Field::IpDaddr | Field::ArpSaddrIp => Self::Ipv4,
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::NdTarget => Self::Ipv6,
+            Field::L4Proto | Field::Ip6NextHdr => Self::Proto,
             Field::TcpDport | Field::UdpDport | Field::SctpDport | Field::ThDport => Self::Port,
             Field::Icmpv6Type => Self::Icmpv6Type,
             Field::Ip6HopLimit => Self::HopLimit,
             Field::Iifname => Self::Ifname,
             Field::EtherType => Self::EtherType,
             Field::FibDaddrIifType => Self::AddrType,
+            Field::EtherSaddr | Field::ArpSaddrEther => Self::Ether,
+            Field::Ip6Length => Self::Length,
+            Field::NdOption => Self::NdOption,
         }
     }
 
@@ -71,6 +83,7 @@ impl Kind {
             KeyType::Ifname => Self::Ifname,
             KeyType::Mark => Self::Mark,
             KeyType::Icmpv6Type => Self::Icmpv6Type,
+            KeyType::EtherAddr => Self::Ether,
         }
     }
 }

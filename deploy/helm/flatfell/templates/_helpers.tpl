@@ -23,6 +23,8 @@ app.kubernetes.io/name: flatfell
 {{/* What was set, by environment variable. */}}
 {{- define "flatfell.settings" -}}
 {{- $settings := dict
+      "FLATFELL_ANTI_SPOOFING" .Values.antiSpoofing.mode
+      "FLATFELL_ANTI_SPOOFING_EXEMPT" (join "," .Values.antiSpoofing.exempt)
       "FLATFELL_API_SERVER" .Values.apiServer
       "FLATFELL_CNI_BIN_DIR" (ternary .Values.cni.binDir "" (and .Values.cni.enabled (ne .Values.cni.binDir "/opt/cni/bin")))
       "FLATFELL_CNI_CONFLIST" (ternary .Values.cni.conflist "" .Values.cni.enabled)

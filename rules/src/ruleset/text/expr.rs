@@ -3,7 +3,7 @@
 //! In: a [`Rule`] or an [`Expr`]. Out: its line. What always holds: see the module above.
 
 use super::{hex, value, verdict};
-use crate::ruleset::{CtDirection, Expr, Field, Rule};
+use crate::ruleset::{CtDirection, Expr, Field, Rule, Value};
 use ipnetwork::IpNetwork;
 
 /// Packets a limit lets pass at once where nothing else was said.
@@ -25,10 +25,17 @@ pub fn expr(expr: &Expr) -> String {
         Expr::CtDirection(CtDirection::Original) => "ct direction original".to_string(),
         Expr::CtDirection(CtDirection::Reply) => "ct direction reply".to_string(),
         Expr::CtStateRelated => "ct state related".to_string(),
+        Expr::Compare { field: Field::NdTarget, value: Value::V6(target), negated } => {
+            format!("@th,64,128 {}{}", if *negated { "!= " } else { "" }, value::raw(&target.octets()))
+        }
         Expr::Compare { field, value: wanted, negated } => {
             format!("{} {}{}", name(*field), if *negated { "!= " } else { "" }, value::value(wanted))
         }
         Expr::Range { field, first, last } => format!("{} {}", name(*field), value::range(first, last)),
+        Expr::Prefix { field: Field::NdTarget, prefix: IpNetwork::V6(prefix) } => {
+            let bytes = usize::from(prefix.prefix() / 8);
+            format!("@th,64,{} {}", prefix.prefix(), value::raw(&prefix.network().octets()[..bytes]))
+        }
         Expr::Prefix { field, prefix } => format!("{} {}", name(*field), network(prefix)),
         Expr::Lookup { key, set } => format!("{} @{set}", names(key)),
         Expr::Vmap { key, map } => format!("{} vmap @{map}", names(key)),
@@ -60,6 +67,13 @@ fn name(field: Field) -> &'static str {
         Field::Icmpv6Type => "icmpv6 type",
         Field::Iifname => "iifname",
         Field::EtherType => "ether type",
+        Field::EtherSaddr => "ether saddr",
+        Field::ArpSaddrEther => "arp saddr ether",
+        Field::ArpSaddrIp => "arp saddr ip",
+        Field::Ip6NextHdr => "ip6 nexthdr",
+        Field::Ip6Length => "ip6 length",
+        Field::NdTarget => "@th,64,128",
+        Field::NdOption => "@th,192,64",
         Field::FibDaddrIifType => "fib daddr . iif type",
     }
 }

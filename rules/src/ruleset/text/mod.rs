@@ -122,6 +122,7 @@ pub fn key_type(key: KeyType) -> &'static str {
         KeyType::Ifname => "ifname",
         KeyType::Mark => "mark",
         KeyType::Icmpv6Type => "icmpv6_type",
+        KeyType::EtherAddr => "ether_addr",
     }
 }
 

@@ -107,6 +107,9 @@ pub fn value(value: &Value) -> String {
         Value::Proto(number) => named(PROTOCOLS, *number),
         Value::Port(number) => number.to_string(),
         Value::HopLimit(number) => number.to_string(),
+        Value::Length(number) => number.to_string(),
+        Value::Ether(address) => ether(*address),
+        Value::NdOption(bytes) => raw(bytes),
         Value::Ifname(name) => format!("\"{name}\""),
         Value::Mark(mark) => super::hex(*mark),
         Value::Icmpv6Type(number) => named(ICMPV6_TYPES, *number),
@@ -127,7 +130,14 @@ pub fn range(first: &Value, last: &Value) -> String {
         Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => number.to_string(),
         Value::EtherType(number) => format!("0x{number:04x}"),
         Value::AddrType(number) => number.to_string(),
-        Value::V4(_) | Value::V6(_) | Value::Port(_) | Value::Ifname(_) | Value::Mark(_) => value(bound),
+        Value::V4(_)
+        | Value::V6(_)
+        | Value::Port(_)
+        | Value::Ifname(_)
+        | Value::Mark(_)
+        | Value::Ether(_)
+        | Value::Length(_)
+        | Value::NdOption(_) => value(bound),
     };
     format!("{}-{}", end(first), end(last))
 }
@@ -163,6 +173,18 @@ fn v6(address: Ipv6Addr) -> String {
     }
 }
 
+/// A link-layer address.
+fn ether(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Bytes that nft has no type for: one number.
+pub fn raw(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let significant = digits.trim_start_matches('0');
+    format!("0x{}", if significant.is_empty() { "0" } else { significant })
+}
+
 /// The name of a number, or the number.
 fn named(names: &[(u8, &str)], number: u8) -> String {
     names.iter().find(|(known, _)| *known == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_string())
@@ -195,7 +217,9 @@ fn bytes(value: &Value) -> Vec<u8> {
         Value::V4(address) => address.octets().to_vec(),
         Value::V6(address) => address.octets().to_vec(),
         Value::Proto(number) | Value::Icmpv6Type(number) | Value::HopLimit(number) => vec![*number],
-        Value::Port(number) | Value::EtherType(number) => number.to_be_bytes().to_vec(),
+        Value::Port(number) | Value::EtherType(number) | Value::Length(number) => number.to_be_bytes().to_vec(),
+        Value::Ether(address) => address.to_vec(),
+        Value::NdOption(bytes) => bytes.to_vec(),
         Value::Mark(number) | Value::AddrType(number) => number.to_le_bytes().to_vec(),
         Value::Ifname(name) => {
             let mut bytes = name.as_bytes().to_vec();

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{Cluster, Half, Packet, Path, Place, Probe};
 use crate::ruleset::{CtDirection, Family, Hook, Ruleset};
-use crate::sim::tracer::{self, Flow, Trace, trace};
+use crate::sim::tracer::{self, Flow, Frame, Trace, trace};
 
 /// A mark without a generation, whose other bits are of another life: ids of nobody here.
 const FOREIGN_MARK: u32 = 0x01ab_cabc;
@@ -87,6 +87,7 @@ fn packet(probe: &Probe, hooks: Hooks, flow: Option<Flow>) -> tracer::Packet {
         icmpv6_type,
         address_type: address_type(probe.destination),
         flow,
+        frame: Frame::default(),
     }
 }
 
