@@ -43,6 +43,8 @@ pub struct Report {
     pub locked: bool,
     /// Whether the kernel has the newest policy.
     pub synced: bool,
+    /// Whether no running connection is left that it forbids.
+    pub swept: bool,
     /// Where objects come from.
     pub source: Source,
     /// The local pods as they are enforced.
@@ -178,6 +180,7 @@ pub fn report(state: &State) -> Report {
         slot: status.slot.to_owned(),
         locked: status.locked,
         synced: status.synced,
+        swept: status.swept,
         source: source(state),
         pods: status.enforced.as_deref().map(|effective| pods(effective, &totals)).unwrap_or_default(),
         rules: rules(&totals),

@@ -201,7 +201,7 @@ impl FlatfellNode {
         let address = format!("192.0.2.{}", self.marks);
         self.write(MARKER, &marker(&self.name, &address))?;
         self.wait_for("settled", |report| {
-            report.synced && report.pods.iter().any(|pod| pod.addresses.contains(&address))
+            report.synced && report.swept && report.pods.iter().any(|pod| pod.addresses.contains(&address))
         })
     }
 

@@ -421,6 +421,7 @@ fn generations_come_round() {
         }
     }
     world.change([put(&app("n", 3, "n")), put(&policy("n", "n", "ingress", json!([])))]);
+    world.swept();
     println!("{turns} generations; {} again", world.engine.status().generation);
     assert_eq!(world.engine.status().generation, stamped);
     server.send_to(b"push", client.local_addr().expect("an address")).expect("sent");

@@ -234,7 +234,8 @@ fn each_query_says_what_was_sent() {
     let lab = Lab::new(LabConfig { nodes: 2, pods: 3, ..LabConfig::default() }).expect("a lab");
     let text = manifests();
     let start = |node| {
-        FlatfellNode::start_with(&lab, node, &[("all.yaml", &text)], &["--listen=0.0.0.0:9469"]).expect("a daemon")
+        FlatfellNode::start_with(&lab, node, &[("all.yaml", &text)], &["--listen=0.0.0.0:9469", "--tables=shared"])
+            .expect("a daemon")
     };
     let mut nodes = [start(1), start(2)];
     lab.nft(Place::Node(2), "add table ip calico\n").expect("nft");

@@ -6,6 +6,8 @@
 
 mod cleanup;
 mod counting;
+mod filters;
+mod generations;
 mod gone;
 mod guard;
 mod lookout;
@@ -258,11 +260,6 @@ impl Engine {
         self.wait(within, |status| {
             status.synced && status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, effective))
         })
-    }
-
-    /// The same, and until no running connection is left that it forbids.
-    pub fn wait_swept(&self, effective: &Arc<Effective>, within: Duration) -> bool {
-        self.wait_enforced(effective, within) && self.wait(within, |status| status.swept)
     }
 
     /// Changes whenever the status may have.

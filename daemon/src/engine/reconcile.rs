@@ -10,9 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flatfell_rules::compile::{
-    BridgeId, Compiled, Compiler, GENERATION_SET, Layout, Meanings, PodPorts, Slot, Switched,
-};
+use flatfell_rules::compile::{Compiled, Compiler, Layout, Meanings, PodPorts, Slot, Switched};
 use flatfell_rules::diff::{Change, Held, diff, plan};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::ids::{Allocator, Ids};
@@ -20,12 +18,13 @@ use flatfell_rules::mark::Generation;
 use flatfell_rules::object::ObjectName;
 use flatfell_rules::policy::Direction;
 use flatfell_rules::ranges::PodRanges;
-use flatfell_rules::ruleset::{Datum, Element, Op, OpKind, Ruleset, Table, TableId, Value};
+use flatfell_rules::ruleset::{Datum, Op, OpKind, Ruleset, TableId};
 use imbl::OrdMap;
-use ipnetwork::IpNetwork;
 use nix::sys::eventfd::EventFd;
 
 use super::counting::{self, Counting};
+use super::filters::{Off, families};
+use super::generations::{mark_of, unlike};
 use super::gone::{Counters, GoneCounters};
 use super::guard::Guard;
 use super::pod_ports::{self, Finder};
@@ -508,53 +507,5 @@ fn loses_counts(op: &Op) -> bool {
         OpKind::DeleteCounter(_) | OpKind::DeleteTable => true,
         OpKind::DeleteElements { elements, .. } => elements.values().any(|datum| datum.counter().is_some()),
         _ => false,
-    }
-}
-
-/// The mark of the generation that a table's own set names.
-fn mark_of(table: &Table) -> Option<u32> {
-    let (element, _) = table.sets.get(GENERATION_SET)?.elements.iter().last()?;
-    let Element::Key(key) = element else { return None };
-    let [Value::Mark(mark)] = key.as_slice() else { return None };
-    Some(*mark)
-}
-
-/// A generation such that neither it nor the next one is what a mark reads as.
-fn unlike(mark: u32) -> Generation {
-    let reads_as = Generation::from_mark(mark);
-    let mut generations = std::iter::successors(Some(Generation::FIRST), |last| Some(last.next()));
-    let fits = |one: &Generation| reads_as != Some(*one) && reads_as != Some(one.next());
-    generations.find(fits).unwrap_or(Generation::FIRST)
-}
-
-/// The families, IPv4 and IPv6, whose bridged packets must reach policy: those of the pods, and of the ranges they will be in.
-/// Every pod speaks link-local IPv6, also where the cluster has IPv4 only.
-pub(super) fn families(pods: &OrdMap<IpAddr, ObjectName>, ranges: &[IpNetwork]) -> (bool, bool) {
-    // IPv4 addresses stand first.
-    let v4 = pods.get_min().is_some_and(|(address, _)| address.is_ipv4()) || ranges.iter().any(IpNetwork::is_ipv4);
-    (v4, !pods.is_empty() || !ranges.is_empty())
-}
-
-/// A pod bridge whose own switch is off for a family in use there: its packets do not reach the inet hooks.
-struct Off<'a> {
-    bridge: &'a PodBridge,
-    v4: bool,
-    v6: bool,
-}
-
-impl<'a> Off<'a> {
-    fn of(bridge: &'a PodBridge, v4: bool, v6: bool) -> Option<Self> {
-        let (v4, v6) = (v4 && !bridge.nf_call_iptables, v6 && !bridge.nf_call_ip6tables);
-        (v4 || v6).then_some(Self { bridge, v4, v6 })
-    }
-
-    fn note(&self, switched: &mut Switched) {
-        let id = BridgeId { name: self.bridge.name.clone(), index: self.bridge.index };
-        if self.v4 {
-            switched.v4.insert(id.clone());
-        }
-        if self.v6 {
-            switched.v6.insert(id);
-        }
     }
 }

@@ -16,8 +16,9 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::counting::{Asker, Counting};
+use super::filters::families;
 use super::lookout::{Known, LookoutThread, Told};
-use super::reconcile::{Reconciler, families};
+use super::reconcile::Reconciler;
 use super::{Command, EngineConfig, EngineError, Published};
 use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;

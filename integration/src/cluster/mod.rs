@@ -366,7 +366,7 @@ impl Cluster {
         }
         let address = objects::mark_address(node, self.turns).to_string();
         let seen = |pod: &PodReport| pod.addresses.contains(&address) && !pod.ingress.policies.is_empty();
-        daemon.wait_for("settled", |report| report.synced && report.pods.iter().any(seen))?;
+        daemon.wait_for("settled", |report| report.synced && report.swept && report.pods.iter().any(seen))?;
         Ok(())
     }
 }

@@ -104,6 +104,7 @@ impl World {
         meanwhile(&lab);
         let mut world = Self { engine: start(&lab), lab, index };
         world.change([]);
+        world.swept();
         world
     }
 
@@ -123,9 +124,14 @@ impl World {
         effective
     }
 
-    /// Returns when the kernel enforces this, upon running connections too.
+    /// Returns when the kernel enforces this.
     pub fn settled(&self, effective: &Arc<Effective>) {
-        assert!(self.engine.wait_swept(effective, WITHIN), "{:?}", self.engine.status());
+        assert!(self.engine.wait_enforced(effective, WITHIN), "{:?}", self.engine.status());
+    }
+
+    /// Returns when no running connection is left that is forbidden.
+    pub fn swept(&self) {
+        assert!(self.engine.wait(WITHIN, |status| status.swept), "{:?}", self.engine.status());
     }
 
     /// Moves to the other tables.
