@@ -35,19 +35,13 @@ pub async fn give_back_after_lists(mut source: watch::Receiver<Arc<SourceState>>
     }
 }
 
-/// Blocks of this size and more have pages of their own, which the kernel has back as soon as they are free.
-#[cfg(target_env = "gnu")]
-const OWN_PAGES: i32 = 128 * 1024;
-
-/// One heap for all threads: with one for each, what one thread frees is of no use to the others. Large blocks stay out of
-/// it: left alone, the limit grows with each that is freed, and after the first list every one is in the heap. To be
-/// called before any thread is started.
+/// One heap for all threads: with one for each, what one thread frees is of no use to the others. To be called before any
+/// thread is started.
 pub fn use_one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two numbers, and no other thread allocates yet.
     unsafe {
         nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
-        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, OWN_PAGES);
     }
 }
 
