@@ -74,8 +74,10 @@ impl Bed {
     fn load_flatfell(&mut self, size: &Size, flags: &[&str]) -> anyhow::Result<()> {
         let manifests = size.manifests();
         self.tables = vec![("inet", "flatfell-3a"), ("bridge", "flatfell-3a")];
+        // Sides are switched by a table's flags, which nft cannot give back to one that outlives its owner.
+        let flags = [&["--tables", "shared"], flags].concat();
         for node in &self.nodes {
-            let mut daemon = self.start(*node, &manifests, flags)?;
+            let mut daemon = self.start(*node, &manifests, &flags)?;
             daemon.stop()?;
         }
         Ok(())
