@@ -34,6 +34,8 @@ pub(super) enum SweepError {
     Dump(#[from] NetlinkError),
     #[error("conntrack cannot be marked: {0}")]
     Mark(#[from] MarkError),
+    #[error("the thread that does it has ended")]
+    Ended,
 }
 
 /// What flows are judged by: policy as the rules in force have it, and facts of this node.

@@ -41,6 +41,16 @@ struct Pending {
     is_urgent: bool,
     /// Before then it is in vain.
     not_before: Instant,
+    /// Why flows are not known to be as policy says, until it is done.
+    fault: Option<String>,
+}
+
+/// A sweep on its way.
+struct Running {
+    /// What it judges by.
+    facts: Arc<Facts>,
+    /// What it sets right.
+    fault: Option<String>,
 }
 
 /// The beginning of a generation.
@@ -58,6 +68,13 @@ struct Outcome {
     cost: Duration,
 }
 
+impl Outcome {
+    /// Of a sweep that nobody makes any more.
+    fn without_thread() -> Self {
+        Self { cut: Err(SweepError::Ended), cost: Duration::ZERO }
+    }
+}
+
 /// What a sweep tells the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Swept {
@@ -71,15 +88,13 @@ pub(super) struct Swept {
 pub(super) struct Sweeping {
     facts: Option<Arc<Facts>>,
     pending: Option<Pending>,
-    /// What the sweep that runs judges by.
-    running: Option<Arc<Facts>>,
+    running: Option<Running>,
     /// Generations begun since the last sweep did.
     begun: u32,
     /// When the last packets are gone that entered before a bump, or before any commit.
     bump_rested: Instant,
     commit_rested: Instant,
     pace: Pace,
-    fault: Option<String>,
     thread: SweepThread,
 }
 
@@ -95,7 +110,6 @@ impl Sweeping {
             bump_rested: now,
             commit_rested: now,
             pace: Pace::new(now),
-            fault: None,
             thread: SweepThread::start(wake)?,
         })
     }
@@ -103,8 +117,11 @@ impl Sweeping {
     /// What became of flows before is not known. `fault` says why, if more is wrong than that.
     pub(super) fn suspect_all(&mut self, fault: Option<String>) {
         let now = Instant::now();
-        self.pending = Some(Pending { stale: Stale::Any, since: now, is_urgent: true, not_before: now });
-        self.fault = Some(fault.unwrap_or_else(|| UNCHECKED.to_owned()));
+        self.sweep_all(fault.unwrap_or_else(|| UNCHECKED.to_owned()), now, now);
+    }
+
+    fn sweep_all(&mut self, fault: String, since: Instant, not_before: Instant) {
+        self.pending = Some(Pending { stale: Stale::Any, since, is_urgent: true, not_before, fault: Some(fault) });
     }
 
     /// These facts are in force since now, and began another generation if there is a `bump`.
@@ -124,7 +141,7 @@ impl Sweeping {
             }
             (pending @ None, Some(Bump { before, is_urgent })) => {
                 let stale = if is_alone { Stale::Generation(before) } else { Stale::Any };
-                *pending = Some(Pending { stale, since: now, is_urgent, not_before: now });
+                *pending = Some(Pending { stale, since: now, is_urgent, not_before: now, fault: None });
             }
             (None, None) => {}
         }
@@ -132,7 +149,7 @@ impl Sweeping {
 
     /// When rules may be committed: the time may be past; `None` when a sweep must end first.
     pub(super) fn may_commit(&self) -> Option<Instant> {
-        (self.begun < GENERATIONS_MAX || self.fault.is_some()).then_some(self.bump_rested)
+        (self.begun < GENERATIONS_MAX || self.fault().is_some()).then_some(self.bump_rested)
     }
 
     /// When a sweep shall begin; `None` while none is wanted or one runs.
@@ -148,26 +165,24 @@ impl Sweeping {
     /// Begins a sweep of all that is pending.
     pub(super) fn begin(&mut self) {
         let (Some(facts), Some(pending)) = (&self.facts, self.pending.take()) else { return };
-        self.running = Some(Arc::clone(facts));
+        self.running = Some(Running { facts: Arc::clone(facts), fault: pending.fault });
         self.begun = 0;
         self.thread.ask(Arc::clone(facts), pending.stale);
     }
 
     /// What the sweep came to that ran; `None` while it does.
     pub(super) fn ended(&mut self, now: Instant) -> Option<Swept> {
-        let outcome = self.thread.outcome()?;
+        let is_orphan = self.running.is_some() && self.thread.is_over();
+        let outcome = self.thread.outcome().or_else(|| is_orphan.then(Outcome::without_thread))?;
         let running = self.running.take();
         self.pace.spend(outcome.cost, now);
         match outcome.cut {
             Ok(cut) => {
-                self.fault = None;
                 let facts = running.as_ref().zip(self.facts.as_ref());
-                Some(Swept { cut, is_current: facts.is_some_and(|(swept, now)| Arc::ptr_eq(swept, now)) })
+                Some(Swept { cut, is_current: facts.is_some_and(|(swept, now)| Arc::ptr_eq(&swept.facts, now)) })
             }
             Err(error) => {
-                self.fault = Some(format!("running connections cannot be checked: {error}"));
-                self.pending =
-                    Some(Pending { stale: Stale::Any, since: now, is_urgent: true, not_before: now + RETRY });
+                self.sweep_all(format!("running connections cannot be checked: {error}"), now, now + RETRY);
                 None
             }
         }
@@ -180,7 +195,8 @@ impl Sweeping {
 
     /// Why running connections are not known to be as policy says.
     pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+        let pending = self.pending.as_ref().and_then(|pending| pending.fault.as_deref());
+        pending.or_else(|| self.running.as_ref()?.fault.as_deref())
     }
 
     /// Waits for what is pending.
@@ -210,9 +226,12 @@ impl SweepThread {
     }
 
     fn ask(&self, facts: Arc<Facts>, stale: Stale) {
-        if self.questions.send((facts, stale)).is_err() {
-            tracing::error!("the thread that checks running connections has ended");
-        }
+        // A thread that has ended takes nothing; `is_over` says so.
+        let _ = self.questions.send((facts, stale));
+    }
+
+    fn is_over(&self) -> bool {
+        self.thread.is_finished()
     }
 
     fn outcome(&self) -> Option<Outcome> {
@@ -274,8 +293,11 @@ mod tests {
     /// One whose thread answers nothing, and the present.
     fn sweeping() -> (Sweeping, Instant) {
         let mut sweeping = Sweeping::start(Arc::new(EventFd::new().expect("an eventfd"))).expect("a thread");
-        sweeping.thread =
-            SweepThread { questions: channel().0, outcome: Arc::default(), thread: std::thread::spawn(|| {}) };
+        sweeping.thread = SweepThread {
+            questions: channel().0,
+            outcome: Arc::default(),
+            thread: std::thread::spawn(std::thread::park),
+        };
         (sweeping, Instant::now())
     }
 
@@ -347,5 +369,38 @@ mod tests {
         *sweeping.thread.outcome.lock().expect("not poisoned") = Some(Outcome { cut: Ok(3), cost: Duration::ZERO });
         assert_eq!(sweeping.ended(now), Some(Swept { cut: 3, is_current: false }));
         assert!(sweeping.due().is_some());
+    }
+
+    #[test]
+    fn what_is_suspected_while_a_sweep_runs_stays_so_until_the_next_one_ends() {
+        let (mut sweeping, now) = sweeping();
+        sweeping.suspect_all(None);
+        sweeping.committed(facts(Generation::FIRST), None, now);
+        sweeping.begin();
+        assert!(sweeping.fault().is_some(), "it is on its way");
+        sweeping.suspect_all(None);
+        let end = |sweeping: &mut Sweeping| {
+            *sweeping.thread.outcome.lock().expect("not poisoned") = Some(Outcome { cut: Ok(0), cost: Duration::ZERO });
+            sweeping.ended(now).expect("an end");
+        };
+        end(&mut sweeping);
+        assert!(sweeping.fault().is_some(), "the end of a sweep from before");
+        sweeping.begin();
+        end(&mut sweeping);
+        assert_eq!((sweeping.fault(), sweeping.is_done()), (None, true));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_told_and_stops_no_commit() {
+        let (mut sweeping, now) = sweeping();
+        sweeping.thread.thread = std::thread::spawn(|| {});
+        while !sweeping.thread.is_over() {
+            std::thread::yield_now();
+        }
+        sweeping.suspect_all(None);
+        sweeping.committed(facts(Generation::FIRST), None, now);
+        sweeping.begin();
+        assert_eq!(sweeping.ended(now), None);
+        assert!(sweeping.fault().is_some_and(|fault| fault.contains("ended")) && sweeping.may_commit().is_some());
     }
 }

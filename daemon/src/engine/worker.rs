@@ -227,8 +227,9 @@ impl Worker {
     /// Takes in what others changed in our tables.
     fn edits(&mut self) {
         match self.reconciler.see_edits() {
-            Ok(due) => self.due = due.or(self.due),
-            Err(error) => tracing::error!(%error, "edits of our tables by others cannot be watched"),
+            // A change of policy does not wait for a fight.
+            Ok(due) => self.due = due.into_iter().chain(self.due).min(),
+            Err(error) => self.link_fault = Some(format!("edits of our tables by others cannot be watched: {error}")),
         }
     }
 
