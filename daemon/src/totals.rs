@@ -13,6 +13,8 @@ use std::sync::Arc;
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::ruleset::{CounterValue, Name};
 
+use crate::kernel::Counters;
+
 /// The file's name in the run directory.
 pub const FILE: &str = "carried.json";
 
@@ -64,8 +66,6 @@ struct Seen {
     last: CounterValue,
     /// What it had before it fell.
     carried: CounterValue,
-    /// The reading it was in last.
-    reading: u64,
 }
 
 impl Seen {
@@ -87,6 +87,24 @@ impl Seen {
     }
 }
 
+/// The counters that were read last, which those of the next reading mostly are.
+#[derive(Debug, Default)]
+struct Order {
+    /// Of each table.
+    names: Vec<Arc<Vec<Name>>>,
+    /// Where they are, one behind the other.
+    places: Vec<usize>,
+    /// Whether each has a place of its own.
+    is_each_once: bool,
+}
+
+impl Order {
+    fn is_of(&self, counters: &[Counters]) -> bool {
+        let is_same = |(known, read): (&Arc<_>, &Counters)| Arc::ptr_eq(known, read.names());
+        self.names.len() == counters.len() && self.names.iter().zip(counters).all(is_same)
+    }
+}
+
 /// Packets and bytes that were carried, by counter, as the file holds them.
 type Carried = BTreeMap<String, (u64, u64)>;
 
@@ -95,12 +113,9 @@ type Carried = BTreeMap<String, (u64, u64)>;
 pub struct Totals {
     seen: Vec<Seen>,
     places: HashMap<Name, usize>,
-    /// The names and places of the counters that were read last, in their order: the kernel's changes seldom.
-    order: Vec<(Name, usize)>,
+    order: Order,
     /// How often places came or went.
     edition: u64,
-    /// How often values were taken in.
-    readings: u64,
     file: Option<PathBuf>,
     /// Whether the file does not hold what is carried.
     unsaved: bool,
@@ -129,11 +144,13 @@ impl Totals {
         self.save()
     }
 
-    /// Takes in what was read. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
-    pub fn read(&mut self, values: &[(Name, CounterValue)]) -> Result<(), TotalsError> {
-        let is_each_once = self.find(values);
-        let read = self.order.iter().map(|(_, place)| *place).zip(values.iter().map(|(_, value)| *value));
-        if is_each_once {
+    /// Takes in what was read of some tables. A counter that is not among it (a dump during a commit may leave some out) keeps its total.
+    pub fn read(&mut self, counters: &[Counters]) -> Result<(), TotalsError> {
+        if !self.order.is_of(counters) {
+            self.order(counters);
+        }
+        let read = self.order.places.iter().copied().zip(counters.iter().flat_map(Counters::values).copied());
+        if self.order.is_each_once {
             for (place, value) in read {
                 self.unsaved |= self.seen[place].read(value);
             }
@@ -149,40 +166,23 @@ impl Totals {
                 self.unsaved |= self.seen[place].read(value);
             }
         }
-        if self.seen.len() > values.len().saturating_add(GONE_MAX) {
-            self.keep_only(values);
+        if self.seen.len() > self.order.places.len().saturating_add(GONE_MAX) {
+            self.keep_only(counters);
         }
         self.save()
     }
 
-    /// Finds the places of what was read. Whether each is another one's.
-    fn find(&mut self, values: &[(Name, CounterValue)]) -> bool {
-        let mut is_each_once = true;
-        self.readings += 1;
-        self.order.truncate(values.len());
-        for (at, (name, _)) in values.iter().enumerate() {
-            let place = match self.order.get(at) {
-                Some((known, place)) if Arc::ptr_eq(known, name) => *place,
-                known => {
-                    let is_known = known.is_some();
-                    let place = self.place(name);
-                    let entry = (name.clone(), place);
-                    if is_known {
-                        self.order[at] = entry
-                    } else {
-                        self.order.push(entry)
-                    }
-                    place
-                }
-            };
-            is_each_once &= std::mem::replace(&mut self.seen[place].reading, self.readings) != self.readings;
-        }
-        is_each_once
+    /// Finds the places of what was read.
+    fn order(&mut self, counters: &[Counters]) {
+        let names: Vec<_> = counters.iter().map(|counters| Arc::clone(counters.names())).collect();
+        let places: Vec<usize> = names.iter().flat_map(|names| names.iter()).map(|name| self.place(name)).collect();
+        let is_each_once = places.iter().collect::<HashSet<_>>().len() == places.len();
+        self.order = Order { names, places, is_each_once };
     }
 
     /// Forgets all others.
-    fn keep_only(&mut self, values: &[(Name, CounterValue)]) {
-        let kept: HashSet<&Name> = values.iter().map(|(name, _)| name).collect();
+    fn keep_only(&mut self, counters: &[Counters]) {
+        let kept: HashSet<&Name> = counters.iter().flat_map(|counters| counters.names().iter()).collect();
         let seen = kept.into_iter().map(|name| (name.clone(), self.seen[self.places[name]])).collect::<Vec<_>>();
         self.clear();
         for (name, seen) in seen {
@@ -265,9 +265,9 @@ fn store(path: &Path, carried: &Carried) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn values(values: &[(&str, u64)]) -> Vec<(Name, CounterValue)> {
+    fn values(values: &[(&str, u64)]) -> [Counters; 1] {
         let value = |packets: &u64| CounterValue { packets: *packets, bytes: packets * 100 };
-        values.iter().map(|(name, packets)| (Name::from(*name), value(packets))).collect()
+        [values.iter().map(|(name, packets)| (Name::from(*name), value(packets))).collect()]
     }
 
     /// A name in the machine's temporary directory that no other test has.
@@ -316,7 +316,8 @@ mod tests {
         let mut expected = [1, 2, 3];
         for order in [[0, 1, 2], [0, 1, 2], [2, 0, 1], [1, 2, 0]] {
             expected = expected.map(|packets| packets * 2);
-            let read = order.map(|at| (names[at].clone(), value(expected[at])));
+            let read = order.map(|at| Counters::from_iter([(names[at].clone(), value(expected[at]))]));
+            totals.read(&read).expect("no file");
             totals.read(&read).expect("no file");
             totals.read(&read[..2]).expect("no file");
             let found = names.each_ref().map(|name| packets(&totals, name).expect("a total"));

@@ -135,10 +135,13 @@ fn counters_start_where_they_are_told_and_an_absent_table_has_none() {
         let op = |kind| Op { table: id.clone(), kind };
         let add = |name: &str, start| op(OpKind::AddCounter { name: name.into(), comment: "".into(), start });
         let mut kernel = Kernel::open().expect("socket");
-        assert_eq!(kernel.counters(&id).expect("none"), []);
+        assert_eq!(kernel.counters(&id).expect("none").values(), []);
         kernel.commit(&[op(OpKind::AddTable), add("a", start), add("b", CounterValue::default())]).expect("commit");
-        let expected = [("a".into(), start), ("b".into(), CounterValue::default())];
-        assert_eq!(kernel.counters(&id).expect("two"), expected);
+        let read = kernel.counters(&id).expect("two");
+        let expected = [(&"a".into(), start), (&"b".into(), CounterValue::default())];
+        assert_eq!(read.iter().collect::<Vec<_>>(), expected);
+        let again = kernel.counters(&id).expect("two");
+        assert!(Arc::ptr_eq(read.names(), again.names()), "the same names");
     });
 }
 
@@ -167,7 +170,7 @@ fn elements_count_from_where_they_are_told_and_those_that_moved_are_read_again()
         kernel.commit(&ops).expect("commit");
         let mut read = || -> BTreeMap<String, CounterValue> {
             let counters = kernel.counters(&id).expect("counters");
-            counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+            counters.iter().map(|(name, value)| (name.to_string(), value)).collect()
         };
         let mut expected: BTreeMap<String, CounterValue> = [("p0".to_owned(), value(0))].into();
         for (mark, name) in names("p", &[1, 2, 0x1000]).into_iter().chain(names("c", &[1, 2, 0x1000])) {
@@ -303,7 +306,7 @@ fn counters_and_sets_are_whole_while_others_commit() {
                 }
             });
             for _ in 0..20 {
-                let counted = kernel.counters(&id).map(|all| all.into_iter().collect::<BTreeMap<_, _>>().len());
+                let counted = kernel.counters(&id).map(|all| all.iter().collect::<BTreeMap<_, _>>().len());
                 let read = kernel.read(std::slice::from_ref(&id), &ruleset).map(|read| read == ruleset);
                 if !matches!((&counted, &read), (Ok(COUNTERS), Ok(true))) {
                     done.store(true, Ordering::Relaxed);

@@ -117,10 +117,13 @@ impl Selector {
             if let Operator::In(values) | Operator::NotIn(values) = &mut requirement.operator {
                 values.sort();
                 values.dedup();
+                values.shrink_to_fit();
             }
         }
         requirements.sort();
         requirements.dedup();
+        // There are thousands, most with one requirement, and room for four.
+        requirements.shrink_to_fit();
         Self { requirements }
     }
 

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flatfell_rules::compile::{Meanings, Slot};
-use flatfell_rules::ruleset::{CounterValue, Name};
+use flatfell_rules::ruleset::CounterValue;
 
 use super::{CounterSnapshot, EngineError};
-use crate::kernel::Kernel;
+use crate::kernel::{Counters, Kernel};
 use crate::netlink::NetlinkError;
 use crate::totals::{Totals, TotalsError};
 
@@ -116,7 +116,7 @@ impl Counting {
         (!books.is_closed).then_some((books.slot, books.edition))
     }
 
-    fn take_in_if(&self, edition: u64, values: &[(Name, CounterValue)]) -> bool {
+    fn take_in_if(&self, edition: u64, values: &[Counters]) -> bool {
         let mut books = self.books();
         let is_current = books.edition == edition;
         if is_current {
@@ -136,7 +136,7 @@ impl Counting {
     }
 
     /// The engine's thread has read these.
-    pub(super) fn take_in(&self, values: &[(Name, CounterValue)]) {
+    pub(super) fn take_in(&self, values: &[Counters]) {
         let mut books = self.books();
         books.edition += 1;
         books.take_in(values);
@@ -185,7 +185,7 @@ impl Counting {
 }
 
 impl Books {
-    fn take_in(&mut self, values: &[(Name, CounterValue)]) {
+    fn take_in(&mut self, values: &[Counters]) {
         let taken = self.totals.read(values);
         self.note(taken);
         self.read = Instant::now();
@@ -197,10 +197,8 @@ impl Books {
 }
 
 /// The counters of a slot's tables.
-pub(super) fn dump(kernel: &mut Kernel, slot: Slot) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
-    let mut values = kernel.counters(&slot.inet())?;
-    values.extend(kernel.counters(&slot.bridge())?);
-    Ok(values)
+pub(super) fn dump(kernel: &mut Kernel, slot: Slot) -> Result<[Counters; 2], NetlinkError> {
+    Ok([kernel.counters(&slot.inet())?, kernel.counters(&slot.bridge())?])
 }
 
 fn not_carried(error: &TotalsError) -> String {
@@ -214,8 +212,8 @@ mod tests {
     use super::*;
     use crate::testing::in_namespace;
 
-    fn values(packets: u64) -> [(Name, CounterValue); 1] {
-        [("c".into(), CounterValue { packets, bytes: 0 })]
+    fn values(packets: u64) -> [Counters; 1] {
+        [Counters::from_iter([("c".into(), CounterValue { packets, bytes: 0 })])]
     }
 
     fn meanings() -> Meanings {

@@ -382,11 +382,8 @@ impl Reconciler {
 
     /// Counters that are made anew under a name that counted before go on from there.
     fn carry_counters(&mut self, old_tables: &[TableId], change: &mut Change) -> Result<(), TurnError> {
-        let mut before = Vec::new();
-        for table in old_tables {
-            before.extend(self.kernel.counters(table)?);
-        }
-        if !before.is_empty() {
+        if !old_tables.is_empty() {
+            let before = old_tables.iter().map(|table| self.kernel.counters(table)).collect::<Result<Vec<_>, _>>()?;
             self.counting.take_in(&before);
         }
         for op in change.make.iter_mut().chain(&mut change.switch).chain(&mut change.clean) {

@@ -185,8 +185,8 @@ fn sent_before(carried: Option<PathBuf>) -> Result<u64, NetlinkError> {
     let mut sent = None;
     for slot in Slot::BOTH {
         let counters = kernel.counters(&slot.inet())?;
-        let mut packets = counters.iter().filter(|(counter, _)| *counter == name).map(|(_, value)| value.packets);
-        sent = sent.max(packets.next_back());
+        let packets = counters.iter().filter(|(counter, _)| **counter == name).map(|(_, value)| value.packets);
+        sent = sent.max(packets.last());
     }
     // What is wrong with the file the engine tells.
     let carried = Totals::open(carried).0.total(&name).map_or(0, |value| value.packets);

@@ -2,7 +2,10 @@
 //!
 //! In: a table's name. Out: each counter's name and value, of named counters and of elements. What always holds: a value stands under the
 //! name that the kernel has beside it; a counter that is made or deleted while they are read may be missing, never another's. Read
-//! many times a minute, up to 20,000 of them, so without libnftnl, and names are made once.
+//! many times a minute, up to 20,000 of them, so without libnftnl; names are made once, and those of a reading are shared with the next.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use flatfell_rules::ids::{CONNECTIONS, COUNTERS};
 use flatfell_rules::mark::{NO_ID, id_of};
@@ -30,9 +33,42 @@ const LIST_ELEMENT: u16 = 1;
 const KEY: u16 = 1;
 const VALUE: u16 = 1;
 
+/// Counters as they were read, in an order that seldom changes.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    names: Arc<Vec<Name>>,
+    values: Vec<CounterValue>,
+}
+
+impl Counters {
+    /// Their names; the same `Arc` as in an earlier reading of the same counters.
+    pub fn names(&self) -> &Arc<Vec<Name>> {
+        &self.names
+    }
+
+    /// What they counted, in the order of their names.
+    pub fn values(&self) -> &[CounterValue] {
+        &self.values
+    }
+
+    /// Both.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, CounterValue)> {
+        self.names.iter().zip(self.values.iter().copied())
+    }
+}
+
+impl FromIterator<(Name, CounterValue)> for Counters {
+    fn from_iter<T: IntoIterator<Item = (Name, CounterValue)>>(counters: T) -> Self {
+        let (names, values) = counters.into_iter().unzip();
+        Self { names: Arc::new(names), values }
+    }
+}
+
 /// The counters of a table as they were read last.
 #[derive(Default)]
 pub(super) struct Known {
+    /// All names in their order.
+    names: Arc<Vec<Name>>,
     named: Vec<Name>,
     packets: ById,
     connections: ById,
@@ -43,13 +79,19 @@ pub(super) struct Known {
 /// Counters of elements, by their mark.
 #[derive(Default)]
 struct ById {
-    counted: Vec<Option<Counted>>,
+    counted: Vec<Counted>,
+    /// Where in `counted` that of each place is: few nodes use many of the ids.
+    index: Vec<Option<u16>>,
     reading: u64,
+    digests: RandomState,
 }
 
 /// One of them.
 struct Counted {
+    place: usize,
     name: Name,
+    /// Of the name, which lies elsewhere: to fetch it for each element takes longer than all else here.
+    digest: u64,
     value: CounterValue,
     /// The reading it was in last.
     reading: u64,
@@ -83,45 +125,54 @@ impl ById {
     fn take_in(&mut self, read: &Read<'_>) -> Result<bool, Malformed> {
         // Nobody's: what it counts, no rule of ours asked for.
         let Some(place) = place(read.mark) else { return Ok(false) };
-        if self.counted.len() <= place {
-            self.counted.resize_with(2 * IDS, || None);
+        let (reading, digest) = (self.reading, self.digests.hash_one(read.name));
+        if let Some(known) = self.at(place).map(|at| &mut self.counted[at]).filter(|known| known.digest == digest) {
+            let is_other = known.value != read.value;
+            (known.value, known.reading) = (read.value, reading);
+            return Ok(is_other);
         }
-        let reading = self.reading;
-        match &mut self.counted[place] {
-            Some(known) if known.name.as_bytes() == read.name => {
-                let is_other = known.value != read.value;
-                (known.value, known.reading) = (read.value, reading);
-                Ok(is_other)
-            }
-            other => {
-                let name = str::from_utf8(read.name).map_err(|_| Malformed("a counter's name is not UTF-8"))?;
-                *other = Some(Counted { name: name.into(), value: read.value, reading });
-                Ok(true)
+        let name = str::from_utf8(read.name).map_err(|_| Malformed("a counter's name is not UTF-8"))?;
+        self.put(Counted { place, name: name.into(), digest, value: read.value, reading });
+        Ok(true)
+    }
+
+    /// One that was not there, or has another name now.
+    fn put(&mut self, counted: Counted) {
+        match self.at(counted.place) {
+            Some(at) => self.counted[at] = counted,
+            None => {
+                self.index.resize(2 * IDS, None);
+                self.index[counted.place] = u16::try_from(self.counted.len()).ok();
+                self.counted.push(counted);
             }
         }
     }
 
+    fn at(&self, place: usize) -> Option<usize> {
+        self.index.get(place).copied().flatten().map(usize::from)
+    }
+
     fn get(&self, place: usize) -> Option<&Counted> {
-        self.counted.get(place)?.as_ref()
+        self.at(place).map(|at| &self.counted[at])
     }
 }
 
 /// The values of a table's counters; none of a table that is not there.
-pub(super) fn read(
-    socket: &mut Socket,
-    table: &TableId,
-    known: &mut Known,
-) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
-    let mut all = named(socket, table, &mut known.named)?;
+pub(super) fn read(socket: &mut Socket, table: &TableId, known: &mut Known) -> Result<Counters, NetlinkError> {
+    let mut values = named(socket, table, &mut known.named)?;
     known.elements(socket, table)?;
-    let seen = known.packets.counted.iter().enumerate();
-    for (place, packets) in seen.filter_map(|(place, counted)| Some((place, counted.as_ref()?))) {
-        if packets.reading == known.packets.reading {
-            let connections = known.connections.get(place);
-            all.extend([Some(packets), connections].into_iter().flatten().map(|one| (one.name.clone(), one.value)));
+    let mut names: Vec<&Name> = known.named.iter().collect();
+    for packets in known.packets.counted.iter().filter(|packets| packets.reading == known.packets.reading) {
+        for one in [Some(packets), known.connections.get(packets.place)].into_iter().flatten() {
+            names.push(&one.name);
+            values.push(one.value);
         }
     }
-    Ok(all)
+    let is_same = |(old, new): (&Name, &&Name)| Arc::ptr_eq(old, new);
+    if known.names.len() != names.len() || !known.names.iter().zip(&names).all(is_same) {
+        known.names = Arc::new(names.into_iter().cloned().collect());
+    }
+    Ok(Counters { names: Arc::clone(&known.names), values })
 }
 
 impl Known {
@@ -179,20 +230,18 @@ fn dump(
     merged(socket, &Question::of_set(table, set), |message| each_element(message, &mut each))
 }
 
-/// Named counters. The name that was read here before is nearly always the same.
-fn named(
-    socket: &mut Socket,
-    table: &TableId,
-    known: &mut Vec<Name>,
-) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
-    let mut all = Vec::with_capacity(known.len());
+/// Named counters: the values of `known`, where the name that was read here before is nearly always the same.
+fn named(socket: &mut Socket, table: &TableId, known: &mut Vec<Name>) -> Result<Vec<CounterValue>, NetlinkError> {
+    let mut values = Vec::with_capacity(known.len());
     merged(socket, &Question::counters(table), |message| {
         if let Some((name, value)) = read_value(message, &table.name)? {
-            all.push((known_name(known, all.len(), name), value));
+            know(known, values.len(), name);
+            values.push(value);
         }
         Ok(())
     })?;
-    Ok(all)
+    known.truncate(values.len());
+    Ok(values)
 }
 
 /// Dumps until one is whole, or often enough.
@@ -212,18 +261,12 @@ fn merged(
     Ok(())
 }
 
-fn known_name(known: &mut Vec<Name>, at: usize, name: &str) -> Name {
+/// The name that is read at this place.
+fn know(known: &mut Vec<Name>, at: usize, name: &str) {
     match known.get_mut(at) {
-        Some(same) if same.as_ref() == name => same.clone(),
-        Some(other) => {
-            *other = name.into();
-            other.clone()
-        }
-        None => {
-            let name = Name::from(name);
-            known.push(name.clone());
-            name
-        }
+        Some(same) if same.as_ref() == name => {}
+        Some(other) => *other = name.into(),
+        None => known.push(name.into()),
     }
 }
 

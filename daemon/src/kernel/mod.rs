@@ -12,8 +12,9 @@ pub mod watch;
 
 use std::collections::HashMap;
 
+pub use counts::Counters;
 use flatfell_rules::encode::Ownership;
-use flatfell_rules::ruleset::{CounterValue, Family, Name, Op, OpKind, Ruleset, TableId};
+use flatfell_rules::ruleset::{Family, Op, OpKind, Ruleset, TableId};
 use nix::errno::Errno;
 pub use transaction::{CommitError, CommitStats};
 
@@ -86,9 +87,8 @@ impl Kernel {
     }
 
     /// The values of a table's counters; empty for a table that is not there. A counter that is made or deleted while
-    /// they are read may be missing: an absent name is not zero.
-    /// Where one is there twice, the later value counts.
-    pub fn counters(&mut self, table: &TableId) -> Result<Vec<(Name, CounterValue)>, NetlinkError> {
+    /// they are read may be missing: an absent name is not zero. Where one is there twice, the later value counts.
+    pub fn counters(&mut self, table: &TableId) -> Result<Counters, NetlinkError> {
         let mut known = self.known.remove(table).unwrap_or_default();
         let counters = self.ask(|socket| counts::read(socket, table, &mut known));
         self.known.insert(table.clone(), known);

@@ -176,7 +176,10 @@ fn matches<'a, T>(
     if items.is_empty() {
         return Match::Any;
     }
-    Match::Only(items.iter().filter_map(|item| read(item, report)).collect())
+    let mut read: Vec<T> = items.iter().filter_map(|item| read(item, report)).collect();
+    // Most lists have one item, and room for four.
+    read.shrink_to_fit();
+    Match::Only(read)
 }
 
 /// A peer; `None` with a fault or a warning for one that matches nothing.
