@@ -22,8 +22,8 @@ use super::{Answer, Message, Messages, NetlinkError, Request};
 /// How long an answer is waited for: a kernel that does not answer within this is not going to.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Twice what the kernel puts into one datagram of a dump (32 KiB).
-const RECEIVE: usize = 64 * 1024;
+/// What the kernel puts into one datagram of a dump at most (netlink_recvmsg: a buffer of 32 KiB, less its own head).
+const RECEIVE: usize = 32 * 1024;
 
 /// What the kernel keeps of a send buffer for itself.
 const SEND_OVERHEAD: usize = 64 * 1024;

@@ -147,6 +147,7 @@ pub(super) fn add_frame_guard(table: &mut Part, layout: &Layout) {
     let mut rules = vec![rule(exprs, "tagged or neither IP nor ARP")];
     if let Some(pod_ports) = &layout.pod_ports {
         pod_ports.add_to(table);
+        rules.splice(..0, PodPorts::ask_first());
         rules.push(PodPorts::ask());
     }
     let hook = Some(BaseHook { hook: Hook::Prerouting, priority: BRIDGE_PRIORITY });

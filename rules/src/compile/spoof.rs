@@ -1,8 +1,8 @@
 //! What each pod may send: at the port it is behind, only as itself.
 //!
-//! In: [`PodPorts`], which pod is behind which port of a bridge. Out: a chain for each of these ports, the map that leads to them, and
-//! two sets that no rule asks: for whoever takes the table over. What always holds: a port's chain ends in a drop, so what is not
-//! named is not sent; a frame of a port with a chain asks one map and the rules of its own pod, however many pods there are.
+//! In: [`PodPorts`], which pod is behind which port of a bridge. Out: sets of what is plainly a pod's own, a chain for all else of each of
+//! these ports, the map that leads to them, and two sets that no rule asks: for whoever takes the table over. What always holds: a
+//! port's chain ends in a drop, so what is not named is not sent; nearly every frame asks one set, however many pods there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,6 +34,8 @@ const UNBOUND_NEIGHBOUR: &str = "unbound-neighbour";
 /// The set of the link-layer addresses that are somebody's.
 const MACS: &str = "macs";
 
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const ICMPV6: u8 = 58;
 
@@ -107,6 +109,9 @@ impl PodPorts {
         let macs: BTreeSet<Mac> =
             self.bound.values().map(|port| port.mac).chain(self.bridges.iter().copied()).collect();
         macs.into_iter().for_each(|mac| table.element(MACS, Value::Ether(mac), Datum::None));
+        for ip in Ip::BOTH {
+            table.set(sources(ip).into(), self.sources(ip));
+        }
         for (name, port) in self.bound.iter().filter(|(_, port)| !port.is_free) {
             let chain = add_port(table, name, port);
             table.element(SENDERS, Value::Ifname(name.clone()), Datum::Verdict(Verdict::Goto(chain)));
@@ -118,6 +123,19 @@ impl PodPorts {
             let chain = Datum::Verdict(Verdict::Goto(UNBOUND.into()));
             table.element(SENDERS, Value::Ifname(name.clone()), chain);
         }
+    }
+
+    /// What every frame is asked first. A tag would be the type of its frame. Neighbour advertisements are looked at closely.
+    pub(super) fn ask_first() -> [Rule; 2] {
+        let ask = |ether_type, but: Option<Expr>, field, ip| {
+            let is_ip = compare(Field::EtherType, Value::EtherType(ether_type), false);
+            let key = vec![Field::Iifname, Field::EtherSaddr, field];
+            let is_own = Expr::Lookup { key, set: sources(ip).into() };
+            let exprs = std::iter::once(is_ip).chain(but).chain([is_own, verdict(Verdict::Accept)]);
+            rule(exprs.collect(), "a pod as itself")
+        };
+        let is_other = compare(Field::L4Proto, Value::Proto(ICMPV6), true);
+        [ask(IPV4, None, Field::IpSaddr, Ip::V4), ask(IPV6, Some(is_other), Field::Ip6Saddr, Ip::V6)]
     }
 
     /// What a frame is asked behind the guard against foreign ones.
@@ -168,6 +186,18 @@ impl PodPorts {
         set(key, "ports (name, index) with the addresses of their pods: for the next daemon", elements)
     }
 
+    fn sources(&self, ip: Ip) -> Set {
+        let element = |name: &str, port: &PodPort, address| {
+            let name = Value::Ifname(name.to_owned());
+            (Element::key([name, Value::Ether(port.mac), sets::address(address)]), Datum::None)
+        };
+        let held = self.bound.iter().filter(|(_, port)| !port.is_free);
+        let elements = held
+            .flat_map(|(name, port)| of_family(&port.addresses, ip).map(move |address| element(name, port, address)));
+        let key = vec![KeyType::Ifname, KeyType::EtherAddr, ip.key_type()];
+        set(key, "ports with the addresses of their pods", elements.collect())
+    }
+
     fn without_port(&self, ip: Ip) -> Set {
         let elements =
             of_family(&self.unplaced, ip).map(|address| (Element::key([sets::address(address)]), Datum::None));
@@ -187,6 +217,13 @@ fn remembered(ip: Ip) -> &'static str {
     match ip {
         Ip::V4 => "bound4",
         Ip::V6 => "bound6",
+    }
+}
+
+fn sources(ip: Ip) -> &'static str {
+    match ip {
+        Ip::V4 => "sources4",
+        Ip::V6 => "sources6",
     }
 }
 
@@ -228,10 +265,8 @@ fn add_port(table: &mut Part, name: &str, port: &PodPort) -> Name {
     let accept =
         |field, address| rule(vec![compare(field, sets::address(address), false), verdict(Verdict::Accept)], "");
     let own = Value::Ether(port.mac);
-    // IPv4 first: what nearly every frame is, and each of them asks this.
-    let mut rules = vec![drop(compare(Field::EtherSaddr, own.clone(), true), "another's frame")];
-    rules.extend(of_family(&port.addresses, Ip::V4).map(|address| accept(Field::IpSaddr, address)));
-    rules.push(is_advertisement(&neighbour));
+    let mut rules =
+        vec![drop(compare(Field::EtherSaddr, own.clone(), true), "another's frame"), is_advertisement(&neighbour)];
     rules.extend(of_family(&port.addresses, Ip::V6).map(|address| accept(Field::Ip6Saddr, address)));
     rules.push(drop(compare(Field::ArpSaddrEther, own, true), "another's ARP"));
     rules.extend(of_family(&port.addresses, Ip::V4).map(|address| accept(Field::ArpSaddrIp, address)));

@@ -2,7 +2,7 @@
 //!
 //! In: expressions of the model. Out: libnftnl expressions. What always holds: a field is loaded only behind the matches
 //! that make it mean what it says (the network protocol for addresses, the transport protocol for ports); such a match
-//! is not made twice in one rule.
+//! is not made twice in one rule. Unlike nft's, a rule that asks the mark of a flow more than once fetches it once.
 
 use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys::*;
@@ -63,12 +63,34 @@ struct Program {
     net: Option<Net>,
     transport: Option<u8>,
     ethernet: bool,
+    /// Whether a register of its own holds the mark of the packet's flow, and whether one should.
+    has_mark: bool,
+    keeps_mark: bool,
+}
+
+/// Whether the mark of the packet's flow is asked for again before it is another.
+fn asks_again(behind: &[Expr]) -> bool {
+    let asks = |expr: &Expr| match expr {
+        Expr::CtMark { .. } | Expr::CountMark { .. } => Some(true),
+        Expr::SetCtMark { keep, .. } => Some(*keep != 0),
+        _ => None,
+    };
+    behind.iter().find_map(asks).unwrap_or(false)
 }
 
 /// The rule's expressions as libnftnl's.
 pub(super) fn program(family: Family, rule: &Rule) -> Result<Vec<Code>, EncodeError> {
-    let mut program = Program { family, code: Vec::new(), net: None, transport: None, ethernet: false };
-    for expr in &rule.exprs {
+    let mut program = Program {
+        family,
+        code: Vec::new(),
+        net: None,
+        transport: None,
+        ethernet: false,
+        has_mark: false,
+        keeps_mark: false,
+    };
+    for (at, expr) in rule.exprs.iter().enumerate() {
+        program.keeps_mark = asks_again(&rule.exprs[at + 1..]);
         program.expr(expr)?;
     }
     if program.code.len() > MAX_EXPRS { Err(EncodeError::TooManyExprs(program.code.len())) } else { Ok(program.code) }
@@ -81,6 +103,10 @@ fn register(slot: u32) -> u32 {
 
 const NFT_REG_1: u32 = 1;
 const NFT_REG32_00: u32 = 8;
+
+/// The last register, and the slots before it: for a mark that is asked for again.
+const KEPT_MARK: u32 = 4;
+const FREE_SLOTS: u32 = 12;
 
 /// Bytes a field is loaded with.
 fn width(field: Field) -> u32 {
@@ -136,22 +162,30 @@ impl Program {
         Ok(())
     }
 
-    fn ct(&mut self, key: u32) -> Result<(), EncodeError> {
-        self.push(Code::new(c"ct")?.u32(NFTNL_EXPR_CT_KEY, key).u32(NFTNL_EXPR_CT_DREG, NFT_REG_1));
+    fn ct(&mut self, key: u32, register: u32) -> Result<(), EncodeError> {
+        self.push(Code::new(c"ct")?.u32(NFTNL_EXPR_CT_KEY, key).u32(NFTNL_EXPR_CT_DREG, register));
         Ok(())
     }
 
     fn cmp(&mut self, op: u32, data: &[u8]) -> Result<(), EncodeError> {
-        let code = Code::new(c"cmp")?.u32(NFTNL_EXPR_CMP_SREG, NFT_REG_1).u32(NFTNL_EXPR_CMP_OP, op);
+        self.cmp_register(NFT_REG_1, op, data)
+    }
+
+    fn cmp_register(&mut self, register: u32, op: u32, data: &[u8]) -> Result<(), EncodeError> {
+        let code = Code::new(c"cmp")?.u32(NFTNL_EXPR_CMP_SREG, register).u32(NFTNL_EXPR_CMP_OP, op);
         self.push(code.data(NFTNL_EXPR_CMP_DATA, data)?);
         Ok(())
     }
 
     fn bitwise(&mut self, mask: &[u8], xor: &[u8]) -> Result<(), EncodeError> {
+        self.bitwise_registers(NFT_REG_1, NFT_REG_1, mask, xor)
+    }
+
+    fn bitwise_registers(&mut self, from: u32, to: u32, mask: &[u8], xor: &[u8]) -> Result<(), EncodeError> {
         let len = u32::try_from(mask.len()).map_err(|_| EncodeError::TooLarge(mask.len()))?;
         let code = Code::new(c"bitwise")?
-            .u32(NFTNL_EXPR_BITWISE_SREG, NFT_REG_1)
-            .u32(NFTNL_EXPR_BITWISE_DREG, NFT_REG_1)
+            .u32(NFTNL_EXPR_BITWISE_SREG, from)
+            .u32(NFTNL_EXPR_BITWISE_DREG, to)
             .u32(NFTNL_EXPR_BITWISE_OP, 0)
             .u32(NFTNL_EXPR_BITWISE_LEN, len)
             .data(NFTNL_EXPR_BITWISE_MASK, mask)?
@@ -341,7 +375,8 @@ impl Program {
             self.load(*field, width(*field), register(slot))?;
             slot += width(*field).div_ceil(4);
         }
-        if slot == 0 || slot > 16 { Err(EncodeError::Key) } else { Ok(()) }
+        let free = if self.has_mark { FREE_SLOTS } else { 16 };
+        if slot == 0 || slot > free { Err(EncodeError::Key) } else { Ok(()) }
     }
 
     fn lookup(&mut self, key: &[Field], set: &str, verdict: bool) -> Result<(), EncodeError> {
@@ -349,10 +384,14 @@ impl Program {
         self.look_up(set, verdict)
     }
 
-    /// Asks a set or verdict map for what is in the registers.
+    /// Asks a set or verdict map for what is in the registers from the first.
     fn look_up(&mut self, set: &str, verdict: bool) -> Result<(), EncodeError> {
+        self.look_up_register(NFT_REG_1, set, verdict)
+    }
+
+    fn look_up_register(&mut self, register: u32, set: &str, verdict: bool) -> Result<(), EncodeError> {
         let code = Code::new(c"lookup")?
-            .u32(NFTNL_EXPR_LOOKUP_SREG, NFT_REG_1)
+            .u32(NFTNL_EXPR_LOOKUP_SREG, register)
             .u32(NFTNL_EXPR_LOOKUP_FLAGS, 0)
             .str(NFTNL_EXPR_LOOKUP_SET, set)?;
         self.push(if verdict { code.u32(NFTNL_EXPR_LOOKUP_DREG, VERDICT_REGISTER) } else { code });
@@ -360,34 +399,53 @@ impl Program {
     }
 
     fn ct_mark(&mut self, mask: u32, value: u32, negated: bool) -> Result<(), EncodeError> {
-        self.masked_ct_mark(mask)?;
-        self.cmp(if negated { NEQ } else { EQ }, &value.to_ne_bytes())
+        let register = self.masked_mark(mask)?;
+        self.cmp_register(register, if negated { NEQ } else { EQ }, &value.to_ne_bytes())
     }
 
-    fn masked_ct_mark(&mut self, mask: u32) -> Result<(), EncodeError> {
-        self.ct(CT_MARK)?;
-        if mask == u32::MAX { Ok(()) } else { self.bitwise(&mask.to_ne_bytes(), &[0; 4]) }
+    /// The register with the mark.
+    fn mark(&mut self) -> Result<u32, EncodeError> {
+        if !self.has_mark {
+            let register = if self.keeps_mark { KEPT_MARK } else { NFT_REG_1 };
+            self.ct(CT_MARK, register)?;
+            self.has_mark = self.keeps_mark;
+            return Ok(register);
+        }
+        Ok(KEPT_MARK)
+    }
+
+    /// The register with these bits of it.
+    fn masked_mark(&mut self, mask: u32) -> Result<u32, EncodeError> {
+        let register = self.mark()?;
+        if mask == u32::MAX {
+            return Ok(register);
+        }
+        self.bitwise_registers(register, NFT_REG_1, &mask.to_ne_bytes(), &[0; 4])?;
+        Ok(NFT_REG_1)
     }
 
     fn ct_direction(&mut self, direction: CtDirection) -> Result<(), EncodeError> {
-        self.ct(CT_DIRECTION)?;
+        self.ct(CT_DIRECTION, NFT_REG_1)?;
         self.cmp(EQ, &[if direction == CtDirection::Original { 0 } else { 1 }])
     }
 
     fn ct_state_related(&mut self) -> Result<(), EncodeError> {
-        self.ct(CT_STATE)?;
+        self.ct(CT_STATE, NFT_REG_1)?;
         self.bitwise(&CT_STATE_RELATED.to_ne_bytes(), &[0; 4])?;
         self.cmp(NEQ, &[0; 4])
     }
 
     fn set_ct_mark(&mut self, keep: u32, value: u32) -> Result<(), EncodeError> {
+        // What is held of it is old from here on.
+        self.keeps_mark = false;
         if keep == 0 {
             let code = Code::new(c"immediate")?.u32(NFTNL_EXPR_IMM_DREG, NFT_REG_1);
             self.push(code.data(NFTNL_EXPR_IMM_DATA, &value.to_ne_bytes())?);
         } else {
-            self.ct(CT_MARK)?;
-            self.bitwise(&(keep & !value).to_ne_bytes(), &value.to_ne_bytes())?;
+            let register = self.mark()?;
+            self.bitwise_registers(register, NFT_REG_1, &(keep & !value).to_ne_bytes(), &value.to_ne_bytes())?;
         }
+        self.has_mark = false;
         self.push(Code::new(c"ct")?.u32(NFTNL_EXPR_CT_KEY, CT_MARK).u32(NFTNL_EXPR_CT_SREG, NFT_REG_1));
         Ok(())
     }
@@ -399,8 +457,8 @@ impl Program {
     }
 
     fn count_mark(&mut self, mask: u32, set: &str) -> Result<(), EncodeError> {
-        self.masked_ct_mark(mask)?;
-        self.look_up(set, false)
+        let register = self.masked_mark(mask)?;
+        self.look_up_register(register, set, false)
     }
 
     fn limit(&mut self, rate: u64, burst: u32) -> Result<(), EncodeError> {

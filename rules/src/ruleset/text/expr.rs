@@ -11,11 +11,27 @@ const DEFAULT_BURST: u32 = 5;
 
 /// A rule with its comment, without newline.
 pub fn rule(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.exprs.iter().map(expr).collect();
+    let exprs = rule.exprs.iter().enumerate().filter(|(at, expr)| !is_implied(expr, &rule.exprs[at + 1..]));
+    let mut words: Vec<String> = exprs.map(|(_, one)| expr(one)).collect();
     if !rule.comment.is_empty() {
         words.push(format!("comment \"{}\"", rule.comment));
     }
     words.join(" ")
+}
+
+/// Whether nft leaves a frame's type out, because a key behind it says it.
+fn is_implied(expr: &Expr, behind: &[Expr]) -> bool {
+    let Expr::Compare { field: Field::EtherType, value: Value::EtherType(kind), negated: false } = expr else {
+        return false;
+    };
+    let addresses: &[Field] = match *kind {
+        0x0800 => &[Field::IpSaddr, Field::IpDaddr],
+        0x86dd => &[Field::Ip6Saddr, Field::Ip6Daddr],
+        _ => return false,
+    };
+    behind
+        .iter()
+        .any(|expr| matches!(expr, Expr::Lookup { key, .. } if key.iter().any(|field| addresses.contains(field))))
 }
 
 /// A match or statement.
