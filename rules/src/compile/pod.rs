@@ -247,17 +247,24 @@ impl PodChains<'_> {
         if *peer == PeerMatch::Any {
             return vec![Vec::new()];
         }
-        let mut lookups = Vec::new();
-        for ip in self.families() {
-            let key = match peer {
-                PeerMatch::Any => None,
-                PeerMatch::Pods(pods) => Some(sets::Key::Peer(ip, Arc::clone(pods))),
-                PeerMatch::Blocks(blocks) => sets::blocks(ip, blocks),
-            };
-            let set = key.map(|key| self.set(key));
-            lookups.extend(set.map(|set| vec![Expr::Lookup { key: vec![peer_field(self.direction, ip)], set }]));
-        }
-        lookups
+        let families = self.families().into_iter();
+        families.filter_map(|ip| self.peer_of(ip, peer)).map(|expr| vec![expr]).collect()
+    }
+
+    /// What asks for a peer of one family; `None` for one that has no address of it.
+    fn peer_of(&mut self, ip: Ip, peer: &PeerMatch) -> Option<Expr> {
+        let field = peer_field(self.direction, ip);
+        let key = match peer {
+            PeerMatch::Any => return None,
+            PeerMatch::Pods(pods) => sets::Key::Peer(ip, Arc::clone(pods)),
+            PeerMatch::Blocks(blocks) => match sets::blocks(ip, blocks).as_slice() {
+                [] => return None,
+                // A comparison costs a packet less than a set, and the kernel finds a set by walking all of them.
+                [prefix] if prefix.prefix() > 0 => return Some(Expr::Prefix { field, prefix: *prefix }),
+                blocks => sets::Key::Blocks(ip, blocks.to_vec()),
+            },
+        };
+        Some(Expr::Lookup { key: vec![field], set: self.set(key) })
     }
 
     fn port(&mut self, port: &PortMatch) -> Vec<Expr> {

@@ -68,10 +68,9 @@ pub(super) enum Key {
     Ports(Vec<RangeInclusive<u16>>),
 }
 
-/// The prefixes of one family; `None` when there are none.
-pub(super) fn blocks(ip: Ip, blocks: &[IpNetwork]) -> Option<Key> {
-    let blocks: Vec<IpNetwork> = blocks.iter().copied().filter(|block| Ip::of(block.ip()) == ip).collect();
-    (!blocks.is_empty()).then_some(Key::Blocks(ip, blocks))
+/// The prefixes of one family.
+pub(super) fn blocks(ip: Ip, blocks: &[IpNetwork]) -> Vec<IpNetwork> {
+    blocks.iter().copied().filter(|block| Ip::of(block.ip()) == ip).collect()
 }
 
 /// The name and the set of a key.
