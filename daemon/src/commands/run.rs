@@ -27,7 +27,7 @@ use crate::config::{RunArgs, Terminating};
 use crate::control::{Answer, Handler, Reply, Request, Socket};
 use crate::controller::{Controller, Enforce, Source};
 use crate::engine::{self, Engine, EngineConfig};
-use crate::flows::{self, Flows, Names, Reader};
+use crate::flows::{self, FlowConfig, Flows, Names, Reader};
 use crate::http::Server;
 use crate::manifests::Manifests;
 use crate::memory;
@@ -89,39 +89,12 @@ async fn serve<S: Source>(
     // Before anything is submitted: what is there now is of an earlier run.
     let has_earlier_rules = engine::tables_exist()?;
     let (sender, published) = watch::channel(Arc::new(source.state()));
-    let flows = Arc::new(Flows::default());
-    let control = Arc::new(Control {
-        pause: Pause::new(Arc::clone(&engine)),
-        engine: Arc::clone(&engine),
-        source: published.clone(),
-        flows: Arc::clone(&flows),
-        stop: Notify::new(),
-    });
     tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
-    let state = State {
-        node: args.node.as_str().into(),
-        source: published,
-        paused: control.pause.shown(),
-        engine: engine.clone(),
-        metrics: Arc::new(Metrics::new(args.metrics_series_max)),
-        unprotected: Arc::default(),
-        flows: Arc::clone(&flows),
-        cni: Arc::default(),
-    };
+    let (control, state) = shown(args, &engine, published);
     let mut beside = JoinSet::new();
     let (ask, questions) = mpsc::unbounded_channel();
-    let enforcing = Arc::downgrade(&engine);
-    let reader = Reader::start(flows::Parts {
-        config: flow_config,
-        opened,
-        node: args.node.clone(),
-        names: Names::new(&args.node, ask),
-        enforced: Box::new(move || enforcing.upgrade()?.status().enforced.clone()),
-        events: events(args, &flows, &mut beside),
-        flows,
-    })
-    .context("--flow-log cannot be opened")?;
+    let reader = read_flows(args, flow_config, opened, ask, (&engine, &state), &mut beside)?;
     if args.manifests.is_none() {
         let (access, taint) = (args.api.access(), args.api.startup_taint.clone());
         beside.spawn(memory::give_back_after_lists(state.source.clone()));
@@ -148,6 +121,50 @@ async fn serve<S: Source>(
         block_in_place(|| engine.wait_enforced(&effective, LAST_COMMIT));
     }
     Ok(engine)
+}
+
+/// What can be asked of the daemon, and what it shows.
+fn shown(args: &RunArgs, engine: &Arc<Engine>, source: watch::Receiver<Arc<SourceState>>) -> (Arc<Control>, State) {
+    let control = Arc::new(Control {
+        pause: Pause::new(Arc::clone(engine)),
+        engine: Arc::clone(engine),
+        source: source.clone(),
+        flows: Arc::new(Flows::default()),
+        stop: Notify::new(),
+    });
+    let state = State {
+        node: args.node.as_str().into(),
+        source,
+        paused: control.pause.shown(),
+        engine: engine.clone(),
+        metrics: Arc::new(Metrics::new(args.metrics_series_max)),
+        unprotected: Arc::default(),
+        flows: Arc::clone(&control.flows),
+        cni: Arc::default(),
+    };
+    (control, state)
+}
+
+/// Starts to read the flow log.
+fn read_flows(
+    args: &RunArgs,
+    config: FlowConfig,
+    opened: flows::Opened,
+    ask: mpsc::UnboundedSender<flows::Question>,
+    (engine, state): (&Arc<Engine>, &State),
+    beside: &mut JoinSet<()>,
+) -> anyhow::Result<Reader> {
+    let enforcing = Arc::downgrade(engine);
+    let parts = flows::Parts {
+        config,
+        opened,
+        node: args.node.clone(),
+        names: Names::new(&args.node, ask),
+        enforced: Box::new(move || enforcing.upgrade()?.status().enforced.clone()),
+        events: events(args, &state.flows, beside),
+        flows: Arc::clone(&state.flows),
+    };
+    Reader::start(parts).context("--flow-log cannot be opened")
 }
 
 /// The CNI plugin's socket, and its place in the chain of plugins; the place comes second.
