@@ -23,7 +23,7 @@ for target in "$@"; do
 	artifacts=artifacts/$target
 	mkdir -p "$learned" "$artifacts"
 	log=$root/target/fuzz/$target.log
-	"$root"/target/fuzz/*/release/"$target" -artifact_prefix="$artifacts/" -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
+	"$root"/target/fuzz/*/release/"$target" -artifact_prefix="$artifacts/" -max_len=4096 -timeout=60 -rss_limit_mb=1024 \
 		-print_final_stats=1 -use_value_profile=0 "$learned" "../corpus/$target" >"$log" 2>&1 &
 	fuzzer=$!
 	while kill -0 "$fuzzer" 2>/dev/null && [ "$(processor "$fuzzer")" -lt "$seconds" ]; do

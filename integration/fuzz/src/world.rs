@@ -169,3 +169,40 @@ pub fn beside(changes: Vec<Change>) {
         assert!(passing.is_empty(), "opened: {}", passing[0]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(without: &str, more: Option<Value>) -> usize {
+        let mut cluster = cluster();
+        cluster.objects.retain(|object| object["kind"] != without);
+        cluster.objects.extend(more);
+        let ruleset = ruleset(&index(&cluster));
+        passing(&cluster, &ruleset, &probes(&cluster)).len()
+    }
+
+    /// The assertion can fail: what is shut would be open.
+    #[test]
+    fn the_policy_alone_keeps_every_probe_out() {
+        let all = probes(&cluster()).len();
+        assert_eq!((count("", None), count("NetworkPolicy", None)), (0, all));
+        let opens = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "a"},
+            "spec": {"podSelector": {}, "ingress": [{}]}});
+        assert!((1..all).contains(&count("", Some(opens.clone()))));
+        let change = understood(&opens);
+        assert!(concerns_the_shut(&change));
+        beside(vec![change]);
+    }
+
+    #[test]
+    #[should_panic(expected = "opened")]
+    fn what_opens_without_a_word_is_a_finding() {
+        beside(vec![Change::Release("x".to_owned()), Change::DeletePolicy(ObjectName::new("b", "p"))]);
+        let cluster = cluster();
+        let mut open = cluster.clone();
+        open.objects.retain(|object| object["kind"] != "NetworkPolicy");
+        let ruleset = ruleset(&index(&open));
+        assert!(passing(&cluster, &ruleset, &probes(&cluster)).is_empty(), "opened");
+    }
+}
