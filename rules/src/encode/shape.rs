@@ -9,6 +9,8 @@
 enum Shape {
     /// A number of this many bytes.
     Number(usize),
+    /// NFT_OBJECT_COUNTER.
+    CounterType,
     /// Text that ends in NUL.
     Text,
     /// Anything.
@@ -30,7 +32,7 @@ enum Shape {
 /// The number of an attribute, and what it holds.
 type Part = (u16, Shape);
 
-use Shape::{Bytes, Closed, Data, Expression, List, Nest, Number, Text, Value};
+use Shape::{Bytes, Closed, CounterType, Data, Expression, List, Nest, Number, Text, Value};
 
 const U8: Shape = Number(1);
 const U16: Shape = Number(2);
@@ -103,7 +105,7 @@ pub(super) const ELEMENTS: Kind = Kind(&[(1, Text), (2, Text), (3, List(&Closed(
 
 /// Of a counter: what other objects hold depends on their type, and nothing here has one.
 pub(super) const COUNTER: Kind =
-    Kind(&[(1, Text), (2, Text), (3, U32), (4, Nest(COUNTED)), (5, U32), (6, U64), (8, Bytes)]);
+    Kind(&[(1, Text), (2, Text), (3, CounterType), (4, Nest(COUNTED)), (5, U32), (6, U64), (8, Bytes)]);
 
 const ELEMENT: &[Part] = &[
     (1, Value),
@@ -150,6 +152,7 @@ impl Shape {
     fn fits(self, payload: &[u8]) -> bool {
         match self {
             Number(bytes) => payload.len() == bytes,
+            CounterType => payload == [0, 0, 0, 1],
             Text => payload.contains(&0),
             Bytes => true,
             Nest(parts) => nest(payload, parts, true).is_some(),
@@ -298,6 +301,8 @@ mod tests {
             !RULE.fits(&rule("immediate", &attr(2, &attr(2, &attr(1, &[255, 255, 255, 253]))))),
             "a jump to nowhere"
         );
+        let object = |kind: u8| [attr(3, &[0, 0, 0, kind]), attr(4, &attr(1, &[0; 8]))].concat();
+        assert!(COUNTER.fits(&object(1)) && !COUNTER.fits(&object(6)), "read as what it is not");
         assert!(!RULE.fits(&rule("cmp", &attr(3, &attr(1, &[0; 65])))), "wider than a register");
     }
 }
