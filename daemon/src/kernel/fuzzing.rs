@@ -13,6 +13,10 @@ use super::dump;
 use super::watch::{self, Foreign};
 use crate::netlink::{Malformed, Messages, REQUEST};
 
+/// NFT_MSG_NEWSET and NFT_MSG_NEWSETELEM of linux/netfilter/nf_tables.h.
+const NEWSET: u16 = 0x0a09;
+const NEWSETELEM: u16 = 0x0a0c;
+
 /// What dumps of tables read as.
 #[derive(Debug, Default)]
 pub struct Dumped {
@@ -32,8 +36,13 @@ pub fn tables(datagram: &[u8], wanted: &Chain) -> Result<Dumped, Malformed> {
         decode::table(message.bytes);
         let _ = dump::read_chain(message);
         dump::read_counter(message);
-        elements.extend(dump::read_list(message));
-        set = dump::read_set(message).ok().flatten().or(set);
+        // All readers stand any message; what is put together is what dumps of sets and of elements would be.
+        let (of_list, of_set) = (dump::read_list(message), dump::read_set(message).ok().flatten());
+        match message.kind {
+            NEWSET => set = of_set.or(set),
+            NEWSETELEM => elements.extend(of_list),
+            _ => {}
+        }
         rules.extend(dump::read_rule(message).ok().flatten().map(|(.., rule)| rule));
         let _ = known.take_in(message, "flatfell-3a");
     }
