@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants fuzz bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -34,7 +34,7 @@ unit:
 # Real netlink, real packets: in network namespaces of the tests' own.
 kernel:
 	cargo build --quiet --workspace --bins
-	cargo test --package flatfell --package flatfell-cni --package flatfell-integration --package flatfell-bench
+	cargo test --package flatfell --package flatfell-cni --package flatfell-integration --package flatfell-fuzz --package flatfell-bench
 
 # 20,000 changes of each kind under traffic; `make test` makes 500 of each.
 flips: deps
@@ -60,6 +60,12 @@ churn: deps
 mutants: deps
 	cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
 	./integration/mutants.sh 300
+
+# Each fuzzer for FUZZ_SECONDS of processor time, or those of FUZZERS alone; needs a nightly compiler. `make test` replays the corpora without one.
+FUZZ_SECONDS ?= 600
+fuzz: deps
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	./integration/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZERS)
 
 # What a packet pays, against conntrack and NAT and against others, in the lab; writes docs/benchmarks/ (minutes). QUICK=1 for `bench-quick`.
 bench: deps

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use foreign::read_all;
+
 use crate::{
     links::PodBridge,
     netlink::{Malformed, NetlinkError, Socket},

@@ -14,6 +14,8 @@ pub mod control;
 pub mod controller;
 pub mod engine;
 pub mod flows;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod histogram;
 pub mod http;
 pub mod kernel;

@@ -245,6 +245,21 @@ impl Writes {
     }
 }
 
+/// What every reader makes of one message of a dump, for the fuzzers.
+pub(crate) fn read_all(message: &Message<'_>, mark_mask: u32) -> Result<Vec<Bypass>, Malformed> {
+    let attrs = message.attrs(NETFILTER_HEADER)?;
+    let Some(table) = foreign_table(message, &attrs)? else { return Ok(Vec::new()) };
+    let (mut found, mut left, mut writes) = (Vec::new(), BTreeMap::new(), Writes::default());
+    found.extend(leftover_table(&table));
+    // Each reads what the others do not: what is malformed for one is none of another's concern.
+    let _ = flowtable(&mut found, table.clone(), attrs.clone());
+    let _ = leftover_chain(&mut left, table.clone(), attrs.clone());
+    writes.take_in(&attrs, mark_mask)?;
+    found.extend(left.iter().map(|((table, engine), chains)| chains_left(table, &ENGINES[*engine], chains)));
+    found.extend(writes.found(&table, mark_mask));
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -224,11 +224,9 @@ impl Follow {
             let request = Request::new(self.resource.path()).list(&parameters);
             let mut answer = self.session.ask(self.resource, "list", false, request).await?;
             let text = answer.all(self.patience.answer).await?;
-            let page = answer.coding().page(&text, self.resource).map_err(|error| garbage_text(&text, &error))?;
+            let page = read_page(self.resource, answer.coding(), &text)?;
             drop(text);
-            self.expect_kind(&page, "List", true)?;
             for item in items(&page)? {
-                self.expect_kind(item, "", false)?;
                 self.draft(&mut draft, item).await?;
             }
             self.heard();
@@ -330,35 +328,9 @@ impl Follow {
     }
 
     fn event(&mut self, coding: Coding, line: &[u8], streaming: bool) -> Result<Event, Failure> {
-        let mut event = coding.event(line, self.resource).map_err(|error| garbage_text(line, &error))?;
-        let object = event.get_mut("object").map(Value::take).unwrap_or_default();
-        let word = event.get("type").and_then(Value::as_str).unwrap_or_default();
-        if word == "ERROR" {
-            let answer = Answer::of(&object, 0);
-            return Err(Failure::of_status(self.resource, "watch", streaming, &answer));
-        }
-        self.expect_kind(&object, "", true)?;
+        let event = read_event(self.resource, coding, line, streaming)?;
         self.heard();
-        match word {
-            "ADDED" | "MODIFIED" => Ok(Event::Put { object, is_new: word == "ADDED" }),
-            "DELETED" => Ok(Event::Delete(object)),
-            "BOOKMARK" => {
-                let metadata = object.get("metadata").cloned().unwrap_or_default();
-                let end = metadata.get("annotations").and_then(|annotations| annotations.get(INITIAL_EVENTS_END));
-                Ok(Event::Bookmark { is_end_of_list: end.and_then(Value::as_str) == Some("true"), metadata })
-            }
-            _ => Err(garbage(format!("an event of type {:?}", shortened(word)))),
-        }
-    }
-
-    /// Items of lists need not say what they are.
-    fn expect_kind(&self, object: &Value, suffix: &str, required: bool) -> Result<(), Failure> {
-        let expected = self.resource.kind();
-        match object.get("kind").map(|kind| kind.as_str().unwrap_or_default()) {
-            Some(kind) if kind.strip_suffix(suffix) == Some(expected) => Ok(()),
-            None if !required && object.is_object() => Ok(()),
-            found => Err(garbage(format!("{:?} where {expected}{suffix} was asked for", found.unwrap_or("no kind")))),
-        }
+        Ok(event)
     }
 
     fn heard(&mut self) {
@@ -425,14 +397,57 @@ impl Follow {
 }
 
 /// What a line of a watch says.
-enum Event {
+#[derive(Debug)]
+pub(super) enum Event {
     Put { object: Value, is_new: bool },
     Delete(Value),
     Bookmark { metadata: Value, is_end_of_list: bool },
 }
 
+/// What a line of a watch says.
+pub(super) fn read_event(resource: Resource, coding: Coding, line: &[u8], streaming: bool) -> Result<Event, Failure> {
+    let mut event = coding.event(line, resource).map_err(|error| garbage_text(line, &error))?;
+    let object = event.get_mut("object").map(Value::take).unwrap_or_default();
+    let word = event.get("type").and_then(Value::as_str).unwrap_or_default();
+    if word == "ERROR" {
+        let answer = Answer::of(&object, 0);
+        return Err(Failure::of_status(resource, "watch", streaming, &answer));
+    }
+    expect_kind(resource, &object, "", true)?;
+    match word {
+        "ADDED" | "MODIFIED" => Ok(Event::Put { object, is_new: word == "ADDED" }),
+        "DELETED" => Ok(Event::Delete(object)),
+        "BOOKMARK" => {
+            let metadata = object.get("metadata").cloned().unwrap_or_default();
+            let end = metadata.get("annotations").and_then(|annotations| annotations.get(INITIAL_EVENTS_END));
+            Ok(Event::Bookmark { is_end_of_list: end.and_then(Value::as_str) == Some("true"), metadata })
+        }
+        _ => Err(garbage(format!("an event of type {:?}", shortened(word)))),
+    }
+}
+
+/// The page of a list.
+pub(super) fn read_page(resource: Resource, coding: Coding, text: &[u8]) -> Result<Value, Failure> {
+    let page = coding.page(text, resource).map_err(|error| garbage_text(text, &error))?;
+    expect_kind(resource, &page, "List", true)?;
+    for item in items(&page)? {
+        expect_kind(resource, item, "", false)?;
+    }
+    Ok(page)
+}
+
+/// Items of lists need not say what they are.
+fn expect_kind(resource: Resource, object: &Value, suffix: &str, required: bool) -> Result<(), Failure> {
+    let expected = resource.kind();
+    match object.get("kind").map(|kind| kind.as_str().unwrap_or_default()) {
+        Some(kind) if kind.strip_suffix(suffix) == Some(expected) => Ok(()),
+        None if !required && object.is_object() => Ok(()),
+        found => Err(garbage(format!("{:?} where {expected}{suffix} was asked for", found.unwrap_or("no kind")))),
+    }
+}
+
 /// The items of a page. A page without any is no page: a list that is cut off must not look like an empty one.
-fn items(page: &Value) -> Result<&[Value], Failure> {
+pub(super) fn items(page: &Value) -> Result<&[Value], Failure> {
     match page.get("items") {
         Some(Value::Array(items)) => Ok(items),
         // What Go writes for a list without items.

@@ -15,6 +15,7 @@ mod arrival;
 mod coding;
 mod failure;
 mod follow;
+pub(crate) mod fuzzing;
 mod ledger;
 mod lines;
 mod node;

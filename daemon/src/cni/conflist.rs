@@ -46,6 +46,9 @@ pub fn insert(text: &str, entry: &Value) -> Result<Option<String>, ConflistError
     if ours == [1] && plugins.get(1) == Some(entry) {
         return Ok(None);
     }
+    if ours.len() == plugins.len() {
+        return Err(ConflistError::NoPlugins);
+    }
     if !ours.is_empty() {
         let without = remove(text)?.unwrap_or_else(|| text.to_owned());
         return insert(&without, entry).map(|text| Some(text.unwrap_or(without)));
@@ -63,8 +66,8 @@ pub fn remove(text: &str) -> Result<Option<String>, ConflistError> {
         return Ok(None);
     }
     let mut left = text.to_owned();
-    for place in ours.into_iter().rev() {
-        left.replace_range(with_comma(&elements, place), "");
+    for range in with_commas(&elements, &ours).into_iter().rev() {
+        left.replace_range(range, "");
     }
     Ok(Some(left))
 }
@@ -91,13 +94,12 @@ fn places(plugins: &[Value]) -> Vec<usize> {
     plugins.iter().enumerate().filter(is_ours).map(|(place, _)| place).collect()
 }
 
-/// An element and the comma that goes with it: the one before, or behind the first.
-fn with_comma(elements: &[Range<usize>], place: usize) -> Range<usize> {
-    let element = &elements[place];
-    match place.checked_sub(1).map(|before| &elements[before]) {
-        Some(before) => before.end..element.end,
-        None => element.start..elements.get(1).map_or(element.end, |next| next.start),
-    }
+/// The elements at these places, each with the comma before it; those that the list begins with up to the first that stays.
+fn with_commas(elements: &[Range<usize>], places: &[usize]) -> Vec<Range<usize>> {
+    let leading = places.iter().enumerate().take_while(|(at, place)| at == *place).count();
+    let begin = (leading > 0).then(|| elements[0].start..elements[leading].start);
+    let others = places[leading..].iter().map(|place| elements[place - 1].end..elements[*place].end);
+    begin.into_iter().chain(others).collect()
 }
 
 /// The line break and blanks before an element, to begin the next with.
@@ -149,6 +151,21 @@ mod tests {
         assert_eq!(remove(&alone), Ok(None), "an empty list would be no conflist");
         let last = json!({"plugins": [ours(), {"type": "bridge"}]}).to_string();
         assert_eq!(types(&remove(&last).expect("understood").expect("changed")), ["bridge"]);
+    }
+
+    #[test]
+    fn a_list_of_nothing_but_entries_has_nothing_to_stand_behind() {
+        let alone = json!({"plugins": [{"type": TYPE}, {"type": TYPE}]}).to_string();
+        assert_eq!(insert(&alone, &ours()), Err(ConflistError::NoPlugins));
+    }
+
+    #[test]
+    fn several_entries_come_out_wherever_they_stand() {
+        let entry = format!(r#"{{"type":"{TYPE}"}}"#);
+        let text =
+            format!(r#"{{"plugins":[{entry}  ,  {entry},{{"type":"a"}},{entry} , {entry}, {{"type":"b"}} ,{entry}]}}"#);
+        let left = remove(&text).expect("understood").expect("changed");
+        assert_eq!(left, r#"{"plugins":[{"type":"a"}, {"type":"b"}]}"#);
     }
 
     fn json_value() -> impl Strategy<Value = Value> {

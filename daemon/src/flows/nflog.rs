@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::packet::{Packet, decode};
 use super::record::{Verdict, Way};
-use crate::netlink::{ACKED, Malformed, Message, NETFILTER_HEADER, NetlinkError, Request, Socket};
+use crate::netlink::{ACKED, Malformed, Message, Messages, NETFILTER_HEADER, NetlinkError, Request, Socket};
 
 // NFNL_SUBSYS_ULOG and NFULNL_MSG_*.
 const PACKET: u16 = 0x0400;
@@ -96,10 +96,7 @@ impl Nflog {
         let mut batch = Batch::default();
         for _ in 0..DATAGRAMS {
             match self.socket.poll() {
-                // A message that is malformed leaves its number out: a gap, as one that was lost.
-                Ok(Some(messages)) => messages.flatten().for_each(|message| {
-                    let _ = take(&message, &mut self.next, &mut batch);
-                }),
+                Ok(Some(messages)) => take_in(messages, &mut self.next, &mut batch),
                 Ok(None) => break,
                 // How many were lost the next packet tells.
                 Err(NetlinkError::Overrun) => {}
@@ -120,6 +117,13 @@ impl AsFd for Nflog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Takes in one datagram. A message that is malformed leaves its number out: a gap, as one that was lost.
+pub(crate) fn take_in(messages: Messages<'_>, next: &mut u32, batch: &mut Batch) {
+    messages.flatten().for_each(|message| {
+        let _ = take(&message, next, batch);
+    });
 }
 
 /// Takes in one message.

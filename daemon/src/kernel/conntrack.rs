@@ -238,7 +238,7 @@ impl Conntrack {
 }
 
 /// The message that sets a flow's mark. Without NLM_F_CREATE it makes no flow.
-fn change(flow: &FlowKey, value: u32, mask: u32, flags: u16) -> Request {
+pub(super) fn change(flow: &FlowKey, value: u32, mask: u32, flags: u16) -> Request {
     let family = if flow.orig.src.is_ipv4() { AF_INET } else { AF_INET6 };
     let request = Request::new(CT_NEW, flags, &netfilter(family))
         .nest(CTA_TUPLE_ORIG, |nest| tuple(nest, &flow.orig))
@@ -285,7 +285,7 @@ fn icmp_attribute(proto: u8) -> u16 {
     if proto == ICMPV6 { CTA_PROTO_ICMPV6_ID } else { CTA_PROTO_ICMP_ID }
 }
 
-fn parse(message: Message<'_>) -> Result<FlowEntry, Malformed> {
+pub(super) fn parse(message: Message<'_>) -> Result<FlowEntry, Malformed> {
     let attrs = message.attrs(NETFILTER_HEADER)?;
     let number32 = |kind| attrs.find_kind(kind)?.map(|attr| attr.u32_be()).transpose();
     Ok(FlowEntry {

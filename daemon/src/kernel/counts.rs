@@ -176,6 +176,13 @@ pub(super) fn read(socket: &mut Socket, table: &TableId, known: &mut Known) -> R
 }
 
 impl Known {
+    /// Takes in what one message of any of its dumps says.
+    pub(super) fn take_in(&mut self, message: Message<'_>, table: &str) -> Result<(), Malformed> {
+        read_value(message, table)?;
+        let Self { packets, connections, .. } = self;
+        each_element(message, |read| packets.take_in(&read).and(connections.take_in(&read)).map(drop))
+    }
+
     /// Reads what elements counted. A connection counts with its first packet, so those of an id are read only where its packets
     /// are others than before: most rules of a node have no traffic between two readings.
     fn elements(&mut self, socket: &mut Socket, table: &TableId) -> Result<(), NetlinkError> {

@@ -118,7 +118,7 @@ fn unreadable_comment() -> String {
     format!("{FOREIGN}, unreadable")
 }
 
-fn read_chain(message: Message<'_>) -> Result<Option<(TableId, Name, Chain)>, Malformed> {
+pub(super) fn read_chain(message: Message<'_>) -> Result<Option<(TableId, Name, Chain)>, Malformed> {
     const NAME: u16 = 3;
     if let Some(chain) = decode::chain(message.bytes) {
         return Ok(Some(chain));
@@ -127,7 +127,7 @@ fn read_chain(message: Message<'_>) -> Result<Option<(TableId, Name, Chain)>, Ma
     Ok(Some((table, name, Chain { comment: unreadable_comment(), ..Chain::default() })))
 }
 
-fn read_set(message: Message<'_>) -> Result<Option<(TableId, Name, Set)>, Malformed> {
+pub(super) fn read_set(message: Message<'_>) -> Result<Option<(TableId, Name, Set)>, Malformed> {
     const NAME: u16 = 2;
     if let Some(set) = decode::set(message.bytes) {
         return Ok(Some(set));
@@ -137,16 +137,16 @@ fn read_set(message: Message<'_>) -> Result<Option<(TableId, Name, Set)>, Malfor
 }
 
 /// Elements that cannot be read are one element that nobody wants.
-fn read_list(message: Message<'_>) -> Vec<RawElement> {
+pub(super) fn read_list(message: Message<'_>) -> Vec<RawElement> {
     decode::elements(message.bytes).unwrap_or_else(|| vec![RawElement { more: true, ..RawElement::default() }])
 }
 
 /// A counter without its values, which are no part of a ruleset and move all the time.
-fn read_counter(message: Message<'_>) -> Option<(TableId, Name, Counter)> {
+pub(super) fn read_counter(message: Message<'_>) -> Option<(TableId, Name, Counter)> {
     decode::counter(message.bytes).map(|(table, name, counter, _)| (table, name, counter))
 }
 
-fn read_rule(message: Message<'_>) -> Result<Option<(TableId, Name, RawRule)>, Malformed> {
+pub(super) fn read_rule(message: Message<'_>) -> Result<Option<(TableId, Name, RawRule)>, Malformed> {
     const CHAIN: u16 = 2;
     if let Some(rule) = decode::rule(message.bytes) {
         return Ok(Some(rule));
@@ -210,7 +210,7 @@ fn read_elements(socket: &mut Socket, id: &TableId, set: &str) -> Result<Vec<Raw
 
 /// Each rule that was read as the wanted rule it is. Of several wanted ones with the same bytecode, the one at the same
 /// place comes first, then one with the same comment.
-fn recognise(family: Family, raw: Vec<RawRule>, wanted: Option<&Chain>) -> Vec<Rule> {
+pub(super) fn recognise(family: Family, raw: Vec<RawRule>, wanted: Option<&Chain>) -> Vec<Rule> {
     let wanted = wanted.map(|chain| chain.rules.as_slice()).unwrap_or_default();
     let mut known: HashMap<Vec<String>, Vec<usize>> = HashMap::new();
     for (place, rule) in wanted.iter().enumerate() {

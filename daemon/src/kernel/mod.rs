@@ -7,6 +7,7 @@
 pub mod conntrack;
 mod counts;
 mod dump;
+pub(crate) mod fuzzing;
 pub mod transaction;
 pub mod watch;
 

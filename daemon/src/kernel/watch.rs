@@ -109,7 +109,7 @@ impl AsFd for Watch {
 }
 
 /// Takes one event in.
-fn take(
+pub(super) fn take(
     message: Message<'_>,
     own: u32,
     is_ours: impl Fn(&str) -> bool,

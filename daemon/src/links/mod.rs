@@ -7,6 +7,7 @@
 //! bridge that the caller holds as a [`PodBridge`].
 
 mod behind;
+pub(crate) mod fuzzing;
 mod peer;
 mod read;
 mod state;

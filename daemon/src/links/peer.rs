@@ -94,12 +94,12 @@ fn is_gone(errno: nix::errno::Errno) -> bool {
     matches!(errno, Errno::ENODEV | Errno::EINVAL | Errno::ENOENT)
 }
 
-fn parse(message: &Message<'_>) -> Result<RouteNetlinkMessage, LinkError> {
+pub(super) fn parse(message: &Message<'_>) -> Result<RouteNetlinkMessage, LinkError> {
     RouteNetlinkMessage::parse_with_param(message.payload, message.kind)
         .map_err(|source| LinkError::Decode { kind: message.kind, source })
 }
 
-fn mac_of(link: LinkMessage, peer: Peer) -> Option<[u8; 6]> {
+pub(super) fn mac_of(link: LinkMessage, peer: Peer) -> Option<[u8; 6]> {
     let of_namespace = link.attributes.contains(&LinkAttribute::IfNetnsId(peer.namespace));
     let mac = link.attributes.into_iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes).ok(),
@@ -108,7 +108,7 @@ fn mac_of(link: LinkMessage, peer: Peer) -> Option<[u8; 6]> {
     mac.filter(|_| of_namespace && link.header.index == peer.index)
 }
 
-fn address_of(message: &AddressMessage, peer: Peer) -> Option<(u32, IpAddr)> {
+pub(super) fn address_of(message: &AddressMessage, peer: Peer) -> Option<(u32, IpAddr)> {
     let (mut local, mut other, mut namespace, mut since) = (None, None, None, 0);
     for attribute in &message.attributes {
         match attribute {

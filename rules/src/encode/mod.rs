@@ -9,6 +9,7 @@ pub mod decode;
 mod expr;
 mod objects;
 mod raw;
+mod shape;
 mod sys;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 
 use nftnl::nftnl_sys::libc::nlmsghdr;
 
+use super::shape::Kind;
 use crate::ruleset::CounterValue;
 
 /// More than one element's attributes of fixed size take, with their headers.
@@ -47,10 +48,10 @@ impl RawElement {
 pub(super) struct Aligned(Vec<u32>);
 
 impl Aligned {
-    /// `None` unless the message is as long as its header says and has a netfilter header.
-    pub(super) fn new(message: &[u8]) -> Option<Self> {
+    /// `None` unless the message is as long as its header says, and well formed behind netfilter's header.
+    pub(super) fn new(message: &[u8], kind: Kind) -> Option<Self> {
         let said = u32::from_ne_bytes(message.get(..4)?.try_into().ok()?);
-        if usize::try_from(said).ok()? != message.len() || message.len() < 20 {
+        if usize::try_from(said).ok()? != message.len() || !kind.fits(message.get(20..)?) {
             return None;
         }
         let words = message.chunks(4).map(|chunk| {

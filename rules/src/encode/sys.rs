@@ -15,6 +15,7 @@ use nftnl::{MsgType, NlMsg, ProtoFamily, nft_nlmsg_maxsize};
 
 use super::EncodeError;
 use super::raw::{Aligned, RawElement};
+use super::shape;
 use crate::ruleset::CounterValue;
 
 /// The heaviest object that is written: a nested attribute's length has 16 bits.
@@ -66,7 +67,7 @@ pub(super) trait Payload {
 }
 
 macro_rules! object {
-    ($(#[$doc:meta])* $name:ident: $raw:ident, $alloc:ident, $free:ident, $write:ident, $parse:ident,
+    ($(#[$doc:meta])* $name:ident: $kind:expr, $raw:ident, $alloc:ident, $free:ident, $write:ident, $parse:ident,
      $set_u32:ident, $set_u64:ident, $set_str:ident, $set_data:ident,
      $get_u32:ident, $get_u64:ident, $get_str:ident, $get_data:ident, $is_set:ident) => {
         $(#[$doc])*
@@ -139,9 +140,9 @@ macro_rules! object {
             }
 
             pub(super) fn parse(message: &[u8]) -> Option<Self> {
-                let message = Aligned::new(message)?;
+                let message = Aligned::new(message, $kind)?;
                 let object = Self::new().ok()?;
-                // SAFETY: `message` is aligned and as long as its header says; libnftnl copies what it keeps.
+                // SAFETY: `message` is aligned, as long as its header says and well formed; libnftnl copies what it keeps.
                 let answer = unsafe { $parse(message.header(), object.raw.as_ptr()) };
                 (answer >= 0).then_some(object)
             }
@@ -174,37 +175,37 @@ pub(super) fn table(family: ProtoFamily, name: &str) -> Result<nftnl::Table, Enc
 
 object!(
     /// A table that is read.
-    Table: nftnl_table, nftnl_table_alloc, nftnl_table_free, nftnl_table_nlmsg_build_payload, nftnl_table_nlmsg_parse,
+    Table: shape::TABLE, nftnl_table, nftnl_table_alloc, nftnl_table_free, nftnl_table_nlmsg_build_payload, nftnl_table_nlmsg_parse,
     nftnl_table_set_u32, nftnl_table_set_u64, nftnl_table_set_str, nftnl_table_set_data,
     nftnl_table_get_u32, nftnl_table_get_u64, nftnl_table_get_str, nftnl_table_get_data, nftnl_table_is_set
 );
 object!(
     /// A chain.
-    Chain: nftnl_chain, nftnl_chain_alloc, nftnl_chain_free, nftnl_chain_nlmsg_build_payload, nftnl_chain_nlmsg_parse,
+    Chain: shape::CHAIN, nftnl_chain, nftnl_chain_alloc, nftnl_chain_free, nftnl_chain_nlmsg_build_payload, nftnl_chain_nlmsg_parse,
     nftnl_chain_set_u32, nftnl_chain_set_u64, nftnl_chain_set_str, nftnl_chain_set_data,
     nftnl_chain_get_u32, nftnl_chain_get_u64, nftnl_chain_get_str, nftnl_chain_get_data, nftnl_chain_is_set
 );
 object!(
     /// A rule; owns its expressions.
-    Rule: nftnl_rule, nftnl_rule_alloc, nftnl_rule_free, nftnl_rule_nlmsg_build_payload, nftnl_rule_nlmsg_parse,
+    Rule: shape::RULE, nftnl_rule, nftnl_rule_alloc, nftnl_rule_free, nftnl_rule_nlmsg_build_payload, nftnl_rule_nlmsg_parse,
     nftnl_rule_set_u32, nftnl_rule_set_u64, nftnl_rule_set_str, nftnl_rule_set_data,
     nftnl_rule_get_u32, nftnl_rule_get_u64, nftnl_rule_get_str, nftnl_rule_get_data, nftnl_rule_is_set
 );
 object!(
     /// A set without elements.
-    Set: nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_nlmsg_build_payload, nftnl_set_nlmsg_parse,
+    Set: shape::SET, nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_nlmsg_build_payload, nftnl_set_nlmsg_parse,
     nftnl_set_set_u32, nftnl_set_set_u64, nftnl_set_set_str, nftnl_set_set_data,
     nftnl_set_get_u32, nftnl_set_get_u64, nftnl_set_get_str, nftnl_set_get_data, nftnl_set_is_set
 );
 object!(
     /// A list of elements of one set; owns them.
-    Elements: nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_elems_nlmsg_build_payload, nftnl_set_elems_nlmsg_parse,
+    Elements: shape::ELEMENTS, nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_elems_nlmsg_build_payload, nftnl_set_elems_nlmsg_parse,
     nftnl_set_set_u32, nftnl_set_set_u64, nftnl_set_set_str, nftnl_set_set_data,
     nftnl_set_get_u32, nftnl_set_get_u64, nftnl_set_get_str, nftnl_set_get_data, nftnl_set_is_set
 );
 object!(
     /// A named object, such as a counter.
-    Object: nftnl_obj, nftnl_obj_alloc, nftnl_obj_free, nftnl_obj_nlmsg_build_payload, nftnl_obj_nlmsg_parse,
+    Object: shape::COUNTER, nftnl_obj, nftnl_obj_alloc, nftnl_obj_free, nftnl_obj_nlmsg_build_payload, nftnl_obj_nlmsg_parse,
     nftnl_obj_set_u32, nftnl_obj_set_u64, nftnl_obj_set_str, nftnl_obj_set_data,
     nftnl_obj_get_u32, nftnl_obj_get_u64, nftnl_obj_get_str, nftnl_obj_get_data, nftnl_obj_is_set
 );
