@@ -6,6 +6,7 @@
 use std::fs;
 
 use flatfell::control::{Answer, FlowLine, Request};
+use flatfell::kernel::Counters;
 use flatfell::totals::{FILE, Totals};
 use flatfell_rules::ruleset::{CounterValue, Name};
 use serde::{Serialize, de::DeserializeOwned};
@@ -37,7 +38,8 @@ fn totals(bytes: &[u8]) {
     let (mut totals, _) = Totals::open(Some(file.clone()));
     let mut before = totals.total(&name).unwrap_or_default();
     for packets in [5, 7, 2, u64::MAX, 1] {
-        totals.read(&[(name.clone(), CounterValue { packets, bytes: packets })]).expect("a file");
+        let read = Counters::from_iter([(name.clone(), CounterValue { packets, bytes: packets })]);
+        totals.read(&[read]).expect("a file");
         let total = totals.total(&name).expect("a total");
         assert!(total.packets >= before.packets && total.bytes >= before.bytes, "{before:?} became {total:?}");
         before = total;
