@@ -45,12 +45,14 @@ pub fn use_one_heap() {
     }
 }
 
+/// Gives the kernel what is free, wherever it lies in the heap. Walks all of it: some milliseconds.
 #[cfg(target_env = "gnu")]
-fn give_back() {
+pub fn give_back() {
     // SAFETY: malloc_trim takes a number and no pointer, may be called by any thread at any time, and touches free memory
     // alone.
     unsafe { nix::libc::malloc_trim(0) };
 }
 
+/// Another C library has its own ways.
 #[cfg(not(target_env = "gnu"))]
-fn give_back() {}
+pub fn give_back() {}

@@ -154,6 +154,11 @@ impl Reconciler {
         self.have.is_some() && self.status.enforced.as_ref().is_some_and(|enforced| Arc::ptr_eq(enforced, wanted))
     }
 
+    /// How many operations were committed so far.
+    pub(super) fn operations(&self) -> u64 {
+        self.status.transactions.operations
+    }
+
     /// What the work costs and how late it is.
     pub(super) fn upkeep(&mut self) -> &mut Upkeep {
         &mut self.status.upkeep

@@ -24,6 +24,7 @@ use crate::batch::Batch;
 use crate::bypass::IPVS_INTERFACE;
 use crate::links::Links;
 use crate::lock::Lock;
+use crate::memory;
 
 /// How often ways round us are looked for; the foreign ruleset is read less often ([`crate::bypass::EVERY`]).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +37,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often counters are read where nobody asks: what somebody resets or flushes is lost from the last reading on.
 const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// Operations in one go that take more memory than a node has in use afterwards.
+const LARGE: u64 = 4096;
 
 /// What the thread is given.
 pub(super) struct Parts {
@@ -241,7 +245,11 @@ impl Worker {
 
     fn reconcile(&mut self) {
         let Some(wanted) = self.wanted.clone() else { return };
+        let before = self.reconciler.operations();
         self.due = self.reconciler.reconcile(&wanted, &mut self.links).map(|delay| Instant::now() + delay);
+        if self.reconciler.operations() - before > LARGE {
+            memory::give_back();
+        }
         if self.reconciler.enforces(&wanted) {
             let served = std::mem::take(&mut self.waiting);
             self.reconciler.upkeep().served(&served, Instant::now(), SystemTime::now());
