@@ -45,8 +45,8 @@ pub(super) struct Edits {
 
 impl Guard {
     /// Owns tables, if `lock` says so and the kernel can, or watches.
-    pub(super) fn new(lock: bool) -> Result<Self, NetlinkError> {
-        let watch = if lock { None } else { Some(Watch::open()?) };
+    pub(super) fn new(lock: bool, kernel: &Kernel) -> Result<Self, NetlinkError> {
+        let watch = if lock { None } else { Some(Watch::open(kernel.port())?) };
         Ok(Self { is_to_ask: lock, watch, fight: Fight::default() })
     }
 
@@ -56,7 +56,7 @@ impl Guard {
             tracing::info!("this kernel does not keep others from our tables (Linux 6.9 does); they are watched");
         }
         if !kernel.owns_tables() && self.watch.is_none() {
-            self.watch = Some(Watch::open().map_err(CommitError::Socket)?);
+            self.watch = Some(Watch::open(kernel.port()).map_err(CommitError::Socket)?);
         }
         Ok(())
     }

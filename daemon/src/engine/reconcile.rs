@@ -81,14 +81,15 @@ impl Reconciler {
     pub(super) fn open(config: EngineConfig, counting: Arc<Counting>, wake: Arc<EventFd>) -> Result<Self, EngineError> {
         let ranges = Ranges::new(&config);
         let pod_ports = Finder::new(config.anti_spoofing.clone(), config.close_unknown);
+        let kernel = Kernel::open()?;
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Ids::default(),
             gone: GoneCounters::new(config.counter_grace),
             counting,
-            guard: Guard::new(config.lock_tables)?,
+            guard: Guard::new(config.lock_tables, &kernel)?,
             config,
-            kernel: Kernel::open()?,
+            kernel,
             sweeping: Sweeping::start(wake)?,
             have: None,
             compiler: Compiler::default(),

@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::options::{NetlinkOption, descriptor};
+use super::options::{NetlinkOption, WithoutPort, descriptor};
 use super::{Answer, Message, Messages, NetlinkError, Request};
 
 /// How long an answer is waited for: a kernel that does not answer within this is not going to.
@@ -70,6 +70,11 @@ impl Socket {
     /// Makes room for this much that waits unread, whatever the system's limit is. Memory is taken only while it waits.
     pub fn widen(&self, bytes: usize) -> Result<(), NetlinkError> {
         call("SO_RCVBUFFORCE", setsockopt(self, sockopt::RcvBufForce, &bytes))
+    }
+
+    /// Hears no more events of requests from this port. What waits unread stays.
+    pub fn pass_over(&self, port: u32) -> Result<(), NetlinkError> {
+        call("SO_ATTACH_FILTER", setsockopt(self, WithoutPort, &port))
     }
 
     /// Has the kernel keep to what a dump is to be about, or refuse it.
