@@ -1,6 +1,6 @@
 //! Faults between the daemon and its kernel: old or new state, never a mix, and in step within a second of their end.
 //!
-//! In: `FLATFELL_FAULTS`, how many rounds (24 without it), `FLATFELL_SEED`. Out: how long getting in step took. What always holds: the true
+//! In: `FLATFELL_FAULTS`, how many rounds (16 without it), `FLATFELL_SEED`. Out: how long getting in step took. What always holds: the true
 //! binary runs, a shim before its libc (`preload/shim.c`) makes the faults; each fault of a round was seen to bite.
 #![allow(clippy::expect_used)]
 
@@ -34,10 +34,10 @@ const OF_DUMPS: [&str; 7] =
 const CHANCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long faults go on, at most.
-const LONGEST: u64 = 1_500;
+const LONGEST: u64 = 800;
 
 fn rounds() -> usize {
-    std::env::var("FLATFELL_FAULTS").map_or(24, |count| count.parse().expect("a number"))
+    std::env::var("FLATFELL_FAULTS").map_or(16, |count| count.parse().expect("a number"))
 }
 
 fn seed() -> u64 {

@@ -7,7 +7,6 @@
 mod restless;
 mod world;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use flatfell_integration::node::FlatfellNode;
 use flatfell_integration::{Lab, LabConfig, Place};
-use restless::{IN_STEP, Restless, judge, manifests};
+use restless::{IN_STEP, Restless, assert_none_fell, counters, judge, manifests};
 
 /// How many kills in a hundred may be late, for a stolen processor is not the daemon's delay: none of them by much.
 const LATE: usize = 1;
@@ -26,14 +25,6 @@ fn kills() -> usize {
 
 fn seed() -> u64 {
     std::env::var("FLATFELL_SEED").map_or(7, |text| text.parse().expect("a number"))
-}
-
-/// The packets of each rule that the daemon tells.
-fn counters(node: &FlatfellNode) -> BTreeMap<String, u64> {
-    let metrics = node.metrics().expect("metrics");
-    let rules = metrics.lines().filter(|line| line.starts_with("flatfell_rule_packets_total"));
-    let values = rules.map(|line| line.rsplit_once(' ').expect("a value"));
-    values.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
 }
 
 /// One life ends in the middle of some changes; how long the next one took from its start to being in step.
@@ -64,15 +55,11 @@ fn it_dies_and_comes_back() {
     let mut restless = Restless::start(None, &[], seed());
     let traffic = restless.traffic();
     let mut before = counters(&restless.node);
-    assert!(!before.is_empty(), "no counter: {}", restless.node.metrics().expect("metrics"));
     let mut times = Vec::new();
     for turn in 1..=kills() {
         times.push(dies(&mut restless, turn));
         let now = counters(&restless.node);
-        for (name, value) in &now {
-            let then = before.get(name).copied().unwrap_or(0);
-            assert!(*value >= then, "{name} went from {then} to {value} at kill {turn}");
-        }
+        assert_none_fell(&before, &now, &format!("kill {turn}"));
         before = now;
         if turn.is_multiple_of(100) {
             println!("{turn} kills");

@@ -7,17 +7,16 @@
 mod restless;
 mod world;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use flatfell_integration::Place;
 use flatfell_integration::node;
-use flatfell_integration::{FlatfellNode, Place};
 use flatfell_rules::compile::Slot;
-use restless::{IN_STEP, Restless, judge};
+use restless::{IN_STEP, Restless, assert_none_fell, counters, judge};
 
 /// The letters of the slots.
 const SLOTS: [char; 2] = ['a', 'b'];
@@ -51,16 +50,6 @@ fn of_layout(number: u8, directory: &Path) -> PathBuf {
     path
 }
 
-/// What counts of `a`'s rule that is always there.
-fn counted(node: &FlatfellNode) -> u64 {
-    let metrics = node.metrics().expect("metrics");
-    let rule = metrics.lines().find(|line| {
-        line.starts_with("flatfell_rule_packets_total") && line.contains("policy=\"a\"") && line.contains("ingress")
-    });
-    let value = rule.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value);
-    value.unwrap_or_else(|| panic!("no counter: {metrics}")).parse().expect("a number")
-}
-
 fn tables(restless: &Restless) -> Vec<String> {
     let space = restless.lab.netns(Place::Node(1)).expect("the node");
     let listed = space.feed("nft", &["list", "tables"], "").expect("a listing");
@@ -78,7 +67,7 @@ fn two_layouts_replace_each_other() {
     let builds = numbers.map(|number| of_layout(number, directory.path()));
     let mut restless = Restless::start(Some(&builds[0]), &[], 3);
     let traffic = restless.traffic();
-    let mut before = BTreeMap::from([("a", counted(&restless.node))]);
+    let mut before = counters(&restless.node);
     for turn in 1..=upgrades() {
         let (number, build) = (numbers[turn % 2], &builds[turn % 2]);
         if turn % 3 == 0 {
@@ -99,9 +88,9 @@ fn two_layouts_replace_each_other() {
         restless.assert_newest("replaced");
         assert!(restless.node.status().expect("a status").locked);
         thread::sleep(Duration::from_millis(50));
-        let now = counted(&restless.node);
-        let then = before.insert("a", now).unwrap_or_default();
-        assert!(now >= then, "turn {turn}: {now} after {then}");
+        let now = counters(&restless.node);
+        assert_none_fell(&before, &now, &format!("turn {turn}"));
+        before = now;
     }
     println!("{} times: {}", upgrades(), judge(traffic));
     // The clean-up of one takes the other's tables away too.

@@ -155,6 +155,25 @@ impl Restless {
     }
 }
 
+/// The packets of each rule that the daemon tells.
+pub fn counters(node: &FlatfellNode) -> BTreeMap<String, u64> {
+    let metrics = node.metrics().expect("metrics");
+    let rules = metrics.lines().filter(|line| line.starts_with("flatfell_rule_packets_total"));
+    let values = rules.map(|line| line.rsplit_once(' ').expect("a value"));
+    let values: BTreeMap<String, u64> =
+        values.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect();
+    assert!(!values.is_empty(), "no counter: {metrics}");
+    values
+}
+
+/// Fails if a counter is less than it was.
+pub fn assert_none_fell(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>, when: &str) {
+    for (name, value) in now {
+        let then = before.get(name).copied().unwrap_or(0);
+        assert!(*value >= then, "{when}: {name} went from {then} to {value}");
+    }
+}
+
 /// Fails if a forbidden packet passed or an allowed one did not; says what there was.
 pub fn judge(traffic: Traffic) -> String {
     let reports = traffic.stop(GRACE).expect("traffic");
