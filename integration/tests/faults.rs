@@ -85,9 +85,8 @@ fn rounds_of(flags: &[&str], more: &[&'static str]) {
         wait_for_bites(&shim, &faults, Duration::from_millis(longer));
         restless.assert_whole(&words);
         shim.order("");
-        let time = restless.in_step();
+        let time = restless.becomes_newest(&words);
         assert!(time <= IN_STEP, "{words}: in step after {time:?}: {}", restless.node.log());
-        restless.assert_newest(&words);
         times.push(time);
     }
     let report = restless.node.status().expect("a status");
@@ -126,9 +125,8 @@ fn faults_at_the_start_end_with_locked_tables() {
         wait_for_bites(&shim, &[fault], Duration::from_millis(50));
         restless.assert_whole(fault);
         shim.order("");
-        let time = restless.in_step();
+        let time = restless.becomes_newest(fault);
         assert!(time <= IN_STEP, "{fault}: in step after {time:?}: {}", restless.node.log());
-        restless.assert_newest(fault);
         assert!(restless.node.status().expect("a status").locked, "{fault}");
     }
     println!("{}", judge(traffic));

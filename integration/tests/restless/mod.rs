@@ -110,13 +110,24 @@ impl Restless {
     /// Fails unless there is one table, with the newest state and nothing of another.
     pub fn assert_newest(&self, when: &str) {
         let tables = self.tables();
-        let wanted = &self.states[self.now];
-        assert!(
-            tables.len() == 1 && tables[0] == *wanted,
-            "{when}: not state {}: {:#?}",
-            self.now,
-            self.missing(&tables)
-        );
+        assert!(self.is_newest(&tables), "{when}: not state {}: {:#?}", self.now, self.missing(&tables));
+    }
+
+    /// Waits until that is so, without a change that would tell the daemon anything, and says how long it took.
+    pub fn becomes_newest(&mut self, when: &str) -> Duration {
+        let begun = Instant::now();
+        while !self.is_newest(&self.tables()) && begun.elapsed() < 2 * IN_STEP {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let time = begun.elapsed();
+        self.assert_newest(when);
+        self.possible = BTreeSet::from([self.now]);
+        self.node.wait_for("in step", |report| report.synced).expect("in step");
+        time
+    }
+
+    fn is_newest(&self, tables: &[Parts]) -> bool {
+        tables.len() == 1 && tables[0] == self.states[self.now]
     }
 
     /// Waits until the newest state is in force, and says how long that took.
