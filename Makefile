@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips starts churn away mutants fuzz bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips kills faults upgrades starts churn away mutants fuzz bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -39,6 +39,21 @@ kernel:
 # 20,000 changes of each kind under traffic; `make test` makes 500 of each.
 flips: deps
 	FLATFELL_FLIPS=20000 cargo test --package flatfell-integration --test flips -- --nocapture
+
+# 1,000 kills at random moments of random changes under traffic; `make test` makes thirty.
+kills: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_KILLS=1000 cargo test --package flatfell-integration --test survive -- --nocapture it_dies
+
+# 500 rounds of faults between daemon and kernel, with locked tables and with shared ones; `make test` makes sixteen of each.
+faults: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_FAULTS=500 cargo test --package flatfell-integration --test faults -- --nocapture
+
+# Builds of two table layouts replace each other 201 times under traffic; `make test` has them do it nine times.
+upgrades: deps
+	cargo build --quiet --workspace --bins
+	FLATFELL_UPGRADES=201 cargo test --package flatfell-integration --test upgrade -- --nocapture
 
 # 5,000 starts of pods with the CNI plugin and 5,000 without; `make test` makes sixty of each.
 starts: deps

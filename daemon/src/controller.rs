@@ -135,7 +135,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         if changed {
             self.batch.add(Batch { changes, ..arrived });
         }
-        let state = SourceState { policies: self.evaluator.index().policy_counts(), ..self.source.state() };
+        let state = self.state();
         let (is_read, was_holding) = (state.read, self.holding);
         if is_read {
             self.hold(!state.unknown.is_empty());
@@ -145,6 +145,12 @@ impl<S: Source, E: Enforce> Controller<S, E> {
         if is_read && (changed || was_holding || !self.is_begun) {
             self.submit();
         }
+    }
+
+    /// What is known of the source and of what it said.
+    fn state(&self) -> SourceState {
+        let index = self.evaluator.index();
+        SourceState { policies: index.policy_counts(), contested: index.contested(), ..self.source.state() }
     }
 
     fn hold(&mut self, is_incomplete: bool) {
@@ -160,7 +166,7 @@ impl<S: Source, E: Enforce> Controller<S, E> {
     pub fn give_up(&mut self) {
         tracing::error!("something still cannot be read: going on without it");
         self.holding = false;
-        let state = SourceState { policies: self.evaluator.index().policy_counts(), ..self.source.state() };
+        let state = self.state();
         self.published.send_replace(Arc::new(state));
         self.submit();
     }

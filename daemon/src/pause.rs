@@ -79,8 +79,8 @@ impl Now {
 struct Inner {
     /// By command: the end by the steady clock, and as it was told.
     command: Option<(Instant, Timestamp)>,
-    /// By annotation.
-    annotation: Option<Timestamp>,
+    /// By annotation: the same, for a wall clock that is set back must not make it longer.
+    annotation: Option<(Instant, Timestamp)>,
     /// The annotation as it was handed over last.
     value: Option<String>,
     problem: Option<String>,
@@ -96,8 +96,8 @@ impl Inner {
     /// When the pause ends, as of now.
     fn until(&mut self, now: Now) -> Option<Timestamp> {
         self.command = self.command.filter(|(end, _)| *end > now.steady);
-        self.annotation = self.annotation.filter(|end| now.left(*end).is_some());
-        let ends = self.command.map(|(_, end)| end).into_iter().chain(self.annotation);
+        self.annotation = self.annotation.filter(|(end, named)| *end > now.steady && now.left(*named).is_some());
+        let ends = [self.command, self.annotation].into_iter().flatten().map(|(_, end)| end);
         ends.max().filter(|_| !self.is_closed)
     }
 
@@ -110,7 +110,8 @@ impl Inner {
         self.value = value.map(str::to_owned);
         let read = value.map(|value| read_annotation(value, now)).transpose();
         self.problem = read.as_ref().err().cloned();
-        self.annotation = read.ok().flatten();
+        let end = |until| Some((now.steady + now.left(until)?, until));
+        self.annotation = read.ok().flatten().and_then(end);
         if let Some(problem) = &self.problem {
             tracing::warn!("{problem}");
         }
@@ -215,7 +216,10 @@ impl<E: Enforce> Pause<E> {
         let now = Now::read();
         let inner = self.lock();
         let command = inner.command.map(|(end, _)| end.saturating_duration_since(now.steady));
-        let annotation = inner.annotation.map(|end| now.left(end).unwrap_or_default().min(LOOK_EVERY));
+        let annotation = inner.annotation.map(|(end, named)| {
+            let left = now.left(named).unwrap_or_default();
+            left.min(end.saturating_duration_since(now.steady)).min(LOOK_EVERY)
+        });
         inner.is_open.then(|| command.into_iter().chain(annotation).min()).flatten()
     }
 

@@ -190,3 +190,26 @@ fn lengths() {
         assert_eq!(length(text), Err(LengthError::Bounds), "{text}");
     }
 }
+
+#[test]
+fn a_wall_clock_that_is_set_makes_no_pause_longer() {
+    let now = Now::read();
+    let at = |minutes: u64, hours: i64| Now {
+        steady: now.steady + Duration::from_secs(minutes * 60),
+        wall: now.wall
+            + SignedDuration::from_mins(i64::try_from(minutes).expect("few"))
+            + SignedDuration::from_hours(hours),
+    };
+    let annotated = |value: i64| {
+        let mut inner = Inner::default();
+        inner.annotate(Some(&(now.wall + SignedDuration::from_mins(value)).to_string()), now);
+        inner
+    };
+    assert!(annotated(10).until(at(9, 0)).is_some());
+    assert!(annotated(10).until(at(9, -6)).is_some(), "not before its time");
+    assert!(annotated(10).until(at(10, -6)).is_none(), "set back by six hours");
+    assert!(annotated(10).until(at(1, 6)).is_none(), "set forward: its named time has come");
+    let mut by_command = Inner { command: Some((now.steady + MINUTE, now.wall)), ..Inner::default() };
+    assert!(by_command.until(Now { steady: now.steady, ..at(0, 6) }).is_some(), "commands count time");
+    assert!(by_command.until(Now { steady: now.steady + MINUTE, ..at(0, -6) }).is_none());
+}

@@ -3,6 +3,7 @@
 //! In: what the [`crate::controller`] publishes about the source, and the engine's own snapshots. Out: a [`State`] that
 //! HTTP and metrics read at the moment they are asked. What always holds: readers change nothing.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub struct SourceState {
     pub refused: Vec<ObjectName>,
     /// How many policies there are.
     pub policies: PolicyCounts,
+    /// Addresses that several live pods name: each with the pod that has it and another one.
+    pub contested: Vec<(IpAddr, ObjectName, ObjectName)>,
     /// Whether the rules of an earlier run stay in force until what is unknown can be read.
     pub held: bool,
     /// How the watches of an API server stand; none with a directory.
@@ -82,6 +85,18 @@ impl SourceState {
     /// The same, and whether an earlier run's rules are held for it.
     pub fn held(self, held: bool) -> Self {
         Self { held, ..self }
+    }
+
+    /// What an operator should read of addresses that are no single pod's.
+    pub fn contested(&self) -> Option<String> {
+        let (address, has, other) = self.contested.first()?;
+        let more = match self.contested.len() - 1 {
+            0 => String::new(),
+            more => format!(", and so it is with {more} more"),
+        };
+        Some(format!(
+            "two live pods name the address {address}, {has} and {other}: the policies of {has} hold for it, the newer one{more}"
+        ))
     }
 
     /// Why what is known may not be what the source says.
@@ -174,6 +189,7 @@ impl State {
         let mut notes = self.paused.borrow().notes();
         notes.extend(self.engine.status().warnings.iter().cloned());
         notes.extend(self.flows.fault());
+        notes.extend(self.source.borrow().contested());
         notes
     }
 

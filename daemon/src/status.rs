@@ -168,12 +168,14 @@ pub fn report(state: &State) -> Report {
     let status = state.engine.status();
     let not_ready = state.not_ready();
     let paused = state.paused.borrow().clone();
+    let mut warnings = status.warnings.clone();
+    warnings.extend(state.flows.fault().into_iter().chain(state.source.borrow().contested()));
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: state.node.to_string(),
         ready: not_ready.is_empty(),
         not_ready,
-        warnings: status.warnings.iter().cloned().chain(state.flows.fault()).collect(),
+        warnings,
         paused_until: paused.until.map(|until| until.to_string()),
         notes: paused.notes(),
         generation: status.generation,

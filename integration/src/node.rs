@@ -115,11 +115,37 @@ impl FlatfellNode {
     ) -> Result<Self, NodeError> {
         let mut this = Self::new(lab, node, Source::Manifests, flags)?;
         this.patience = patience;
-        for (file, text) in manifests {
-            this.write(file, text)?;
-        }
-        this.restart()?;
+        this.begin_with(manifests)?;
         Ok(this)
+    }
+
+    /// The same with another program in the daemon's place: another build of it, or one that starts it in some way.
+    pub fn start_binary(
+        binary: &Path,
+        lab: &Lab,
+        node: u8,
+        manifests: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Self, NodeError> {
+        let mut this = Self::new(lab, node, Source::Manifests, flags)?;
+        this.binary = Some(binary.to_owned());
+        this.begin_with(manifests)?;
+        Ok(this)
+    }
+
+    fn begin_with(&mut self, manifests: &[(&str, &str)]) -> Result<(), NodeError> {
+        manifests.iter().try_for_each(|(file, text)| self.write(file, text))?;
+        self.restart().map(drop)
+    }
+
+    /// Starts it after it was killed, and waits for nothing.
+    pub fn spawn_again(&mut self) -> Result<(), NodeError> {
+        self.begin()
+    }
+
+    /// Another build of the daemon takes its place at the next start.
+    pub fn replace_binary(&mut self, binary: &Path) {
+        self.binary = Some(binary.to_owned());
     }
 
     /// Starts the daemon on a node with the API server of a kubeconfig, and waits until it is ready.
@@ -197,11 +223,17 @@ impl FlatfellNode {
     /// A pod that does not exist is renumbered last, in an address range for documentation: once the daemon reports the
     /// new address as enforced, whatever was written earlier is too.
     pub fn settle(&mut self) -> Result<Report, NodeError> {
+        self.enforced()?;
+        self.wait_for("settled", |report| report.synced && report.swept)
+    }
+
+    /// The same without waiting until running connections are checked.
+    pub fn enforced(&mut self) -> Result<Report, NodeError> {
         self.marks = self.marks.wrapping_add(1);
         let address = format!("192.0.2.{}", self.marks);
         self.write(MARKER, &marker(&self.name, &address))?;
-        self.wait_for("settled", |report| {
-            report.synced && report.swept && report.pods.iter().any(|pod| pod.addresses.contains(&address))
+        self.wait_for("enforced", |report| {
+            report.synced && report.pods.iter().any(|pod| pod.addresses.contains(&address))
         })
     }
 
@@ -356,7 +388,7 @@ impl Drop for FlatfellNode {
 }
 
 /// The daemon's binary: cargo puts it beside the directory of the tests.
-fn binary() -> Result<PathBuf, NodeError> {
+pub fn binary() -> Result<PathBuf, NodeError> {
     let own = std::env::current_exe().map_err(failed("the test's own path"))?;
     let places = own.ancestors().skip(1).take(2).map(|directory| directory.join("flatfell"));
     let missing = || NodeError::NoBinary(own.with_file_name("flatfell"));

@@ -77,7 +77,7 @@ const FOREIGN: &str = "table inet lab-foreign {
   chain forward { type filter hook forward priority 5; policy accept; ip saddr @pods accept; }
 }
 table ip flatfell-3a { chain c { ip saddr 10.1.1.1 accept; }; }
-table inet flatfell-9a { chain c { accept; }; }
+table inet flatfell-09a { chain c { accept; }; }
 ";
 
 /// Trap 13: tables of others stay as they are, to the byte, through start, changes, restart and clean-up,
@@ -88,7 +88,7 @@ fn tables_of_others_are_never_touched() {
     lab.nft(NODE, FOREIGN).unwrap();
     let before = nft(&lab, "-a list ruleset");
     let foreign = || {
-        ["inet lab-foreign", "ip flatfell-3a", "inet flatfell-9a"]
+        ["inet lab-foreign", "ip flatfell-3a", "inet flatfell-09a"]
             .map(|table| nft(&lab, &format!("-a list table {table}")))
     };
     let listed = foreign();

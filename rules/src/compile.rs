@@ -57,8 +57,13 @@ impl Slot {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::A, Self::B];
 
-    /// The names of tables of earlier layouts, of either slot. Whoever finds them takes over from them.
-    pub const EARLIER: [&str; 4] = ["flatfell-2a", "flatfell-2b", "flatfell-1a", "flatfell-1b"];
+    /// Whether a table of this name is a daemon's, of either slot and of whatever layout: who finds one of an earlier or a
+    /// later layout takes over from it.
+    pub fn is_of_any_layout(name: &str) -> bool {
+        let number = name.strip_prefix("flatfell-").and_then(|rest| rest.strip_suffix(['a', 'b']));
+        number
+            .is_some_and(|number| number.parse::<u16>().is_ok_and(|layout| layout > 0 && layout.to_string() == number))
+    }
 
     /// The name of its tables. The number is the layout's: user data cannot change in place, so another layout is
     /// another table.

@@ -184,6 +184,14 @@ impl Index {
         self.policies.counts()
     }
 
+    /// Addresses that several live pods name as their own, in order: each with the pod that has it and another one.
+    pub fn contested(&self) -> Vec<(IpAddr, ObjectName, ObjectName)> {
+        let contested = self.claims.contested().map(|(address, has, other)| (address, has.clone(), other.clone()));
+        let mut contested: Vec<_> = contested.collect();
+        contested.sort_unstable();
+        contested
+    }
+
     /// Takes in what happened; whether policy can see a difference.
     pub fn apply(&mut self, change: Change) -> bool {
         self.touch(change).0

@@ -11,7 +11,7 @@ use flatfell_rules::diff::diff;
 use flatfell_rules::ruleset::Ruleset;
 
 use super::sweep::Sweeper;
-use super::{EngineError, table_ids};
+use super::{EngineError, our_tables};
 use crate::kernel::Kernel;
 use crate::links::Links;
 use crate::lock::Lock;
@@ -37,10 +37,11 @@ impl Cleanup {
         Ok(Self { _lock: Lock::take()? })
     }
 
-    /// Takes everything away, of both slots.
+    /// Takes everything away, of both slots and every layout.
     pub fn run(&self) -> Result<Cleaned, EngineError> {
         let mut kernel = Kernel::open()?;
-        let have = kernel.read(&table_ids(), &Ruleset::default())?;
+        let tables = our_tables(&mut kernel)?;
+        let have = kernel.read(&tables, &Ruleset::default())?;
         let mut switched = Switched::default();
         have.tables.values().for_each(|table| switched.extend(Switched::of(table)));
         let flags = switch_off(&switched)?;

@@ -45,18 +45,22 @@ pub(super) struct Edits {
 
 impl Guard {
     /// Owns tables, if `lock` says so and the kernel can, or watches.
-    pub(super) fn new(lock: bool) -> Result<Self, NetlinkError> {
-        let watch = if lock { None } else { Some(Watch::open()?) };
+    pub(super) fn new(lock: bool, kernel: &Kernel) -> Result<Self, NetlinkError> {
+        let watch = if lock { None } else { Some(Watch::open(kernel.port())?) };
         Ok(Self { is_to_ask: lock, watch, fight: Fight::default() })
     }
 
     /// To be called before what others may have changed is read: from now on nothing they do goes unseen.
     pub(super) fn begin(&mut self, kernel: &mut Kernel) -> Result<(), CommitError> {
-        if std::mem::take(&mut self.is_to_ask) && !kernel.own_tables()? {
-            tracing::info!("this kernel does not keep others from our tables (Linux 6.9 does); they are watched");
+        if self.is_to_ask {
+            // Asked again after a failure: tables that could be locked must not stay open for a moment without memory.
+            if !kernel.own_tables()? {
+                tracing::info!("this kernel does not keep others from our tables (Linux 6.9 does); they are watched");
+            }
+            self.is_to_ask = false;
         }
         if !kernel.owns_tables() && self.watch.is_none() {
-            self.watch = Some(Watch::open().map_err(CommitError::Socket)?);
+            self.watch = Some(Watch::open(kernel.port()).map_err(CommitError::Socket)?);
         }
         Ok(())
     }
@@ -85,11 +89,12 @@ impl Guard {
         let repairs = repairs(&foreign.parts);
         let words: Vec<&str> = repairs.iter().map(|repair| repair.word()).collect();
         let by: Vec<String> = foreign.by.into_iter().collect();
-        tracing::warn!(
-            changed = words.join(", "),
-            by = by.join(", "),
-            "somebody changed Flatfell's tables; they are put right"
-        );
+        if foreign.is_unknown {
+            tracing::warn!("events of nftables were lost: the tables are read back");
+        } else {
+            let (changed, by) = (words.join(", "), by.join(", "));
+            tracing::warn!(changed, by, "somebody changed Flatfell's tables; they are put right");
+        }
         let due = self.fight.next(now);
         self.fight.with = by.join(", ");
         Ok(Some(Edits { repairs, due }))

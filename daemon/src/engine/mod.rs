@@ -15,6 +15,7 @@ mod pace;
 mod pod_ports;
 mod ranges;
 mod reconcile;
+mod retry;
 mod status;
 mod sweep;
 mod sweeping;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 use flatfell_rules::compile::{CounterMeaning, FlowLog, Meanings, Slot};
 use flatfell_rules::effective::Effective;
 use flatfell_rules::mark::ID_MAX;
-use flatfell_rules::ruleset::{CounterValue, Family, Name, TableId};
+use flatfell_rules::ruleset::{CounterValue, Name, TableId};
 use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -51,6 +52,10 @@ pub use upkeep::{Programmed, Repair, Upkeep};
 
 /// How long a question to the engine's thread may take before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the tables of an earlier run may be unreadable before the daemon gives up: on a busy node a dump is often interrupted.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+const READ_AGAIN: Duration = Duration::from_millis(250);
 
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]
@@ -330,18 +335,25 @@ impl Drop for Engine {
     }
 }
 
-/// Whether this network namespace has tables of the daemon's, of whatever run.
+/// Whether this network namespace has tables of the daemon's, of whatever run. Blocks while that cannot be read, for a while.
 pub fn tables_exist() -> Result<bool, EngineError> {
-    let tables = Kernel::open()?.tables()?;
-    Ok(table_ids().iter().any(|id| tables.contains(id)))
+    let deadline = Instant::now() + READ_WITHIN;
+    loop {
+        match Kernel::open().and_then(|mut kernel| our_tables(&mut kernel)) {
+            Err(error) if Instant::now() < deadline => {
+                tracing::warn!(%error, "the tables that there are cannot be read")
+            }
+            read => return Ok(!read?.is_empty()),
+        }
+        std::thread::sleep(READ_AGAIN);
+    }
 }
 
-/// Every table this layout may have, and those of earlier ones.
-fn table_ids() -> Vec<TableId> {
-    let earlier = Slot::EARLIER
-        .into_iter()
-        .flat_map(|name| [Family::Inet, Family::Bridge].map(|family| TableId { family, name: name.to_owned() }));
-    Slot::BOTH.into_iter().flat_map(|slot| [slot.inet(), slot.bridge()]).chain(earlier).collect()
+/// Every table that there is of a daemon's, of whatever layout.
+fn our_tables(kernel: &mut Kernel) -> Result<Vec<TableId>, NetlinkError> {
+    let mut tables = kernel.tables()?;
+    tables.retain(|table| Slot::is_of_any_layout(&table.name));
+    Ok(tables)
 }
 
 fn errno(errno: nix::errno::Errno) -> std::io::Error {

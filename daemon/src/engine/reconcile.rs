@@ -29,19 +29,17 @@ use super::gone::{Counters, GoneCounters};
 use super::guard::Guard;
 use super::pod_ports::{self, Finder};
 use super::ranges::Ranges;
+use super::retry;
 use super::sweep::{Facts, SweepError, Sweeper};
 use super::sweeping::{Bump, Sweeping};
 use super::upkeep::Upkeep;
-use super::{EngineConfig, EngineError, EngineStatus, RuleIds, table_ids};
+use super::{EngineConfig, EngineError, EngineStatus, RuleIds, our_tables};
 use crate::kernel::{CommitError, Kernel};
 use crate::links::{Links, PodBridge};
 use crate::netlink::NetlinkError;
 
 /// Refusals in a row after which the other tables take over.
 const REFUSALS: u32 = 3;
-
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// What is known of the kernel's side.
 pub(super) struct Reconciler {
@@ -81,14 +79,15 @@ impl Reconciler {
     pub(super) fn open(config: EngineConfig, counting: Arc<Counting>, wake: Arc<EventFd>) -> Result<Self, EngineError> {
         let ranges = Ranges::new(&config);
         let pod_ports = Finder::new(config.anti_spoofing.clone(), config.close_unknown);
+        let kernel = Kernel::open()?;
         Ok(Self {
             allocator: Allocator::new(config.rule_ids),
             ids: Ids::default(),
             gone: GoneCounters::new(config.counter_grace),
             counting,
-            guard: Guard::new(config.lock_tables)?,
+            guard: Guard::new(config.lock_tables, &kernel)?,
             config,
-            kernel: Kernel::open()?,
+            kernel,
             sweeping: Sweeping::start(wake)?,
             have: None,
             compiler: Compiler::default(),
@@ -131,6 +130,7 @@ impl Reconciler {
 
     /// Brings the kernel to `wanted`. Returns when to try again, `None` when all of it holds.
     pub(super) fn reconcile(&mut self, wanted: &Arc<Effective>, links: &mut Links) -> Option<Duration> {
+        let begun = Instant::now();
         let bridges = self.pod_bridges(links, wanted.local());
         match self.prepare(wanted, &bridges, links).and_then(|have| self.turn(have, wanted, &bridges, links)) {
             Ok(()) => {
@@ -140,11 +140,11 @@ impl Reconciler {
                 self.status.enforced = Some(Arc::clone(wanted));
                 self.status.generation = self.generation.number();
                 self.status.slot = self.slot.table_name();
-                self.bridge_fault.is_some().then_some(LAST_RETRY)
+                self.bridge_fault.is_some().then_some(retry::LAST)
             }
             Err(error) => {
                 self.failed(&error);
-                Some(FIRST_RETRY.saturating_mul(1 << self.failures.min(7)).min(LAST_RETRY))
+                Some(retry::after(self.failures, begun.elapsed()))
             }
         }
     }
@@ -328,7 +328,8 @@ impl Reconciler {
     /// conntrack are from another life and would pass as current.
     fn read_back(&mut self, wanted: &Effective, bridges: &[PodBridge], links: &Links) -> Result<Held, TurnError> {
         self.guard.begin(&mut self.kernel)?;
-        let untyped = self.kernel.read(&table_ids(), &Ruleset::default())?;
+        let tables = our_tables(&mut self.kernel)?;
+        let untyped = self.kernel.read(&tables, &Ruleset::default())?;
         // Of both slots: a takeover may have been cut short.
         for table in untyped.tables.values() {
             self.switched.extend(Switched::of(table));
@@ -358,13 +359,13 @@ impl Reconciler {
         let expected = self.compiler.compile(&layout).ruleset;
         // What happened to flows since the last sweep of whoever wrote these tables is not known.
         self.suspect_all(None);
-        let have = self.kernel.read(&table_ids(), &expected)?;
+        let have = self.kernel.read(&tables, &expected)?;
         self.gone.find(&have, Instant::now());
         Ok(have.into())
     }
 
     /// There is no table of this layout. Marks in conntrack are this run's own then, if somebody flushed its tables. Else they mean
-    /// nothing, or what tables of an earlier layout meant by them: these stay in force until ours are, and flows keep
+    /// nothing, or what tables of another layout meant by them: these stay in force until ours are, and flows keep
     /// what they allow until they are swept.
     fn begin_anew(&mut self, have: &Ruleset) {
         // A table without a generation is one that only remembers bridges.
@@ -481,8 +482,10 @@ impl Reconciler {
         }
         self.status.transactions.failed += 1;
         self.status.upkeep.retries += 1;
-        self.status.transactions.last_error = Some(error.to_string());
-        tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
+        let is_news = self.status.transactions.last_error.replace(error.to_string()) != Some(error.to_string());
+        if is_news || self.failures.is_power_of_two() {
+            tracing::error!(%error, failures = self.failures, "policy is not in the kernel; the rules before it stay");
+        }
     }
 }
 

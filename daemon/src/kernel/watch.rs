@@ -11,7 +11,7 @@ use crate::netlink::{Malformed, Message, NETFILTER_HEADER, NetlinkError, Socket}
 /// NFNLGRP_NFTABLES (group 7) as a mask.
 const GROUP: u32 = 1 << 6;
 
-/// What may wait unread: somebody may load a ruleset of 100,000 elements.
+/// What may wait unread: somebody may load a ruleset of 100,000 elements. Own events take no room: a first load has more than this.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// NFNL_SUBSYS_NFTABLES.
@@ -72,20 +72,27 @@ impl Foreign {
 /// Hears of every transaction in the network namespace of the thread that opened it.
 pub struct Watch {
     socket: Socket,
+    /// Whose events the kernel leaves out.
+    own: u32,
     /// What the transaction changed whose events are being read.
     parts: BTreeSet<Part>,
 }
 
 impl Watch {
-    /// Hears from now on.
-    pub fn open() -> Result<Self, NetlinkError> {
+    /// Hears from now on what others do; `own` is the port of the socket that commits.
+    pub fn open(own: u32) -> Result<Self, NetlinkError> {
         let socket = Socket::open(mnl::Bus::Netfilter, GROUP)?;
         socket.widen(RECEIVE_BUFFER)?;
-        Ok(Self { socket, parts: BTreeSet::new() })
+        socket.pass_over(own)?;
+        Ok(Self { socket, own, parts: BTreeSet::new() })
     }
 
-    /// What others did to tables of these names since the last question; `own` is the port of the socket that commits.
+    /// What others did to tables of these names since the last question; `own` is the port of the socket that commits now.
     pub fn poll(&mut self, own: u32, is_ours: impl Fn(&str) -> bool) -> Result<Foreign, NetlinkError> {
+        if self.own != own {
+            self.socket.pass_over(own)?;
+            self.own = own;
+        }
         let mut foreign = Foreign::default();
         loop {
             match self.socket.poll() {
@@ -146,8 +153,12 @@ fn author(message: Message<'_>) -> Result<Option<String>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use flatfell_rules::ruleset::{Family, Op, OpKind, TableId};
+
     use super::*;
+    use crate::kernel::Kernel;
     use crate::netlink::{Messages, Request, netfilter};
+    use crate::testing::in_namespace;
 
     const OURS: &str = "flatfell-1a";
 
@@ -179,6 +190,40 @@ mod tests {
         let foreign = heard(7, edit().into_iter().chain([end()]));
         assert_eq!(foreign.parts, BTreeSet::from([Part::Rule, Part::Elements]));
         assert_eq!(foreign.by, BTreeSet::from(["nft (4711)".to_owned()]));
+    }
+
+    fn ops(count: u32) -> Vec<Op> {
+        let table = TableId { family: Family::Inet, name: OURS.to_owned() };
+        let chain = |at: u32| OpKind::AddChain {
+            name: format!("c{at}").into(),
+            hook: None,
+            comment: "as long as the comments of chains are, with a namespace and a pod".to_owned(),
+        };
+        let kinds = std::iter::once(OpKind::AddTable).chain((0..count).map(chain));
+        kinds.map(|kind| Op { table: table.clone(), kind }).collect()
+    }
+
+    /// Own commits take no room where events wait, however large they are; the next edit is heard.
+    #[test]
+    fn own_commits_do_not_overrun_the_watch() {
+        in_namespace(|| {
+            let (mut kernel, mut other) = (Kernel::open().expect("sockets"), Kernel::open().expect("sockets"));
+            let mut watch = Watch::open(kernel.port()).expect("a socket");
+            watch.socket.widen(1).expect("the smallest there is");
+            kernel.commit(&ops(300)).expect("committed");
+            assert_eq!(watch.poll(kernel.port(), |table| table == OURS).expect("poll"), Foreign::default());
+            other.commit(&ops(0)).expect("nothing new");
+            let edit = Op { table: ops(0)[0].table.clone(), kind: OpKind::DeleteTable };
+            other.commit(&[edit]).expect("committed");
+            let foreign = watch.poll(kernel.port(), |table| table == OURS).expect("poll");
+            assert!(foreign.is_something(), "{foreign:?}");
+            // A socket in place of one whose answer was lost has another port.
+            other.commit(&ops(300)).expect("committed");
+            assert!(watch.poll(kernel.port(), |table| table == OURS).expect("poll").is_unknown);
+            watch.poll(other.port(), |table| table == OURS).expect("poll");
+            other.commit(&ops(300)).expect("committed");
+            assert_eq!(watch.poll(other.port(), |table| table == OURS).expect("poll"), Foreign::default());
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What nix does not know of netlink sockets: some of their options, and the descriptor of `mnl`'s.
 //!
 //! In: a socket of `mnl`. Out: its descriptor, and types for [`nix::sys::socket::setsockopt`]. What always holds: the one
-//! place of unsafe code in this crate, and each option is an int, as netlink(7) says.
+//! place of unsafe code in this crate, and each option of netlink is an int, as netlink(7) says.
 #![allow(unsafe_code)]
 
 use std::mem::size_of;
@@ -45,4 +45,42 @@ impl SetSockOpt for NetlinkOption {
         };
         Errno::result(answer).map(drop)
     }
+}
+
+/// Leaves out what requests from one port cause, before it takes room in the receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WithoutPort;
+
+impl SetSockOpt for WithoutPort {
+    type Val = u32;
+
+    fn set<F: AsFd>(&self, fd: &F, port: &u32) -> nix::Result<()> {
+        let mut program = without_port(*port);
+        let length = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+        let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+        let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the descriptor is open as long as `fd` is borrowed; `filter` is readable for its size, and `program`, which
+        // the kernel copies, for the length it says.
+        let answer = unsafe {
+            libc::setsockopt(
+                fd.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size,
+            )
+        };
+        Errno::result(answer).map(drop)
+    }
+}
+
+/// A classic BPF program: a datagram passes unless its first message has this port. One datagram has the events of one transaction.
+fn without_port(port: u32) -> [libc::sock_filter; 4] {
+    // Of nlmsghdr; the program reads the machine's own order as the network's.
+    const PORT_AT: u32 = 12;
+    const LOAD: u16 = 0x20;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let op = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
+    [op(LOAD, 0, PORT_AT), op(IF_EQUAL, 1, port.to_be()), op(RETURN, 0, u32::MAX), op(RETURN, 0, 0)]
 }

@@ -16,11 +16,12 @@ use nix::libc;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::options::{NetlinkOption, descriptor};
+use super::options::{NetlinkOption, WithoutPort, descriptor};
 use super::{Answer, Message, Messages, NetlinkError, Request};
 
-/// How long an answer is waited for: a kernel that does not answer within this is not going to.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an answer is waited for. The kernel has queued it before the request's sendmsg returns, and each part of a dump
+/// before the one before it is read: what is not there then was lost.
+pub const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the kernel puts into one datagram of a dump at most (netlink_recvmsg: a buffer of 32 KiB, less its own head).
 const RECEIVE: usize = 32 * 1024;
@@ -55,7 +56,7 @@ impl Socket {
         // libmnl's way to open has no SOCK_CLOEXEC.
         call("FD_CLOEXEC", fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)))?;
         answer("bind", socket.bind(groups, AUTOMATIC_PORT))?;
-        let patience = TimeVal::new(i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX), 0);
+        let patience = TimeVal::new(0, TIMEOUT.subsec_micros().into());
         call("SO_RCVTIMEO", setsockopt(&fd, sockopt::ReceiveTimeout, &patience))?;
         call("NETLINK_EXT_ACK", setsockopt(&fd, NetlinkOption::ExtendedAck, &true))?;
         call("NETLINK_CAP_ACK", setsockopt(&fd, NetlinkOption::CapAck, &true))?;
@@ -70,6 +71,11 @@ impl Socket {
     /// Makes room for this much that waits unread, whatever the system's limit is. Memory is taken only while it waits.
     pub fn widen(&self, bytes: usize) -> Result<(), NetlinkError> {
         call("SO_RCVBUFFORCE", setsockopt(self, sockopt::RcvBufForce, &bytes))
+    }
+
+    /// Hears no more events of requests from this port. What waits unread stays.
+    pub fn pass_over(&self, port: u32) -> Result<(), NetlinkError> {
+        call("SO_ATTACH_FILTER", setsockopt(self, WithoutPort, &port))
     }
 
     /// Has the kernel keep to what a dump is to be about, or refuse it.

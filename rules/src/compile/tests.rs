@@ -213,6 +213,14 @@ fn an_identity_reads_as_all_that_it_is() {
 #[test]
 fn names_that_others_read_stay() {
     assert_eq!(Slot::BOTH.map(Slot::table_name), ["flatfell-3a", "flatfell-3b"]);
+    for ours in ["flatfell-1a", "flatfell-3b", "flatfell-4a", "flatfell-65535b"] {
+        assert!(Slot::is_of_any_layout(ours), "{ours}");
+    }
+    for other in
+        ["flatfell-a", "flatfell-0a", "flatfell-03a", "flatfell-+3a", "flatfell-3c", "flatfell-3ab", "x-flatfell-3a"]
+    {
+        assert!(!Slot::is_of_any_layout(other), "{other}");
+    }
     assert_eq!(Slot::BOTH.map(Slot::other), [Slot::B, Slot::A]);
     let guards = [
         Guard::RouterAdvertisement,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::rank;
-use crate::object::{ObjectName, Pod};
+use crate::object::{Lifetime, ObjectName, Pod};
 
 /// A pod for each address. The families are apart: together each entry would be as long as the longer.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,16 @@ impl Claims {
     /// All that somebody names.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.best.keys()
+    }
+
+    /// Addresses that several live pods name, each with the pod that has it and one that does not.
+    pub(super) fn contested(&self) -> impl Iterator<Item = (IpAddr, &ObjectName, &ObjectName)> {
+        self.rivals.iter().filter_map(|(address, rivals)| {
+            let best = self.best.get(*address).filter(|best| best.lifetime == Lifetime::Live)?;
+            let rival =
+                rivals.iter().filter(|rival| rival.lifetime == Lifetime::Live).map(|rival| &rival.name).min()?;
+            Some((*address, &best.name, rival))
+        })
     }
 
     /// The pod names the address; naming it twice is naming it once.
