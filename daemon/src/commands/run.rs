@@ -87,7 +87,7 @@ async fn serve<S: Source>(
     // The lock is held now: what lies in the run directory is nobody's who runs here.
     let socket = Socket::bind(&args.control.run_dir)?;
     // Before anything is submitted: what is there now is of an earlier run.
-    let has_earlier_rules = engine::tables_exist()?;
+    let has_earlier_rules = block_in_place(engine::tables_exist)?;
     let (sender, published) = watch::channel(Arc::new(source.state()));
     tracing::info!(node = %args.node, source = %published.borrow().origin, "flatfell {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("listening on http://{} (/metrics, /healthz, /readyz, /status)", server.address);
