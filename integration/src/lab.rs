@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::netns::{self, Netns, NetnsError};
+use crate::patience::patient;
 use crate::place::{Place, bridge_address_like};
 use crate::probe::Probe;
 use crate::service::{self, Service};
@@ -238,7 +239,7 @@ impl Lab {
     }
 
     fn wait_until(&self, place: Place, mut ready: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
-        let deadline = Instant::now() + LINKS;
+        let deadline = Instant::now() + patient(LINKS);
         while !ready()? {
             if Instant::now() > deadline {
                 return Err(LabError::NotReady(place));
