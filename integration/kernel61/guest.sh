@@ -5,7 +5,7 @@
 here=$1
 cd "$here" || exit 1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-export FLATFELL_PATIENCE=20
+export FLATFELL_PATIENCE=20 FLATFELL_KILLS=5
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -30,7 +30,9 @@ run() {
 	else
 		word=failed failed=$((failed + 1))
 	fi
-	[ "$word" = ok ] && [ "$verbose" != yes ] || cut -c1-300 /tmp/out | tail -n 120
+	if [ "$word" = failed ] || [ "$verbose" = yes ]; then
+		cut -c1-300 /tmp/out | tail -n 120
+	fi
 	echo "kernel61: $word $name $(($(cut -d. -f1 /proc/uptime) - begun))"
 }
 plan

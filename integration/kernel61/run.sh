@@ -12,6 +12,7 @@ cd "$(dirname "$0")/../.."
 here=$PWD
 cache=$here/target/kernel61
 only=${KERNEL61_ONLY:-}
+limit=${KERNEL61_LIMIT:-2400}
 mkdir -p "$cache"
 
 say() { echo "kernel61: $*"; }
@@ -25,7 +26,7 @@ kernel() {
 	package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-6\.1\..*\)/\1/p' | head -n 1)
 	[ -n "$package" ] || fail "apt knows no linux-image-amd64 6.1: Debian 12 has it"
 	release=${package#linux-image-}
-	[ ! -e "$cache/root/boot/vmlinuz-$release" ] || return 0
+	[ ! -e "$cache/root/lib/modules/$release/modules.dep.bin" ] || return 0
 	say "fetching $package"
 	rm -rf "$cache/root" "$cache/deb"
 	mkdir "$cache/deb"
@@ -59,29 +60,32 @@ initramfs() {
 	rm -rf "$tree"
 }
 
+# The wanted lines of the file of steps: a name, a test's executable, its filter.
+steps() {
+	while read -r name rest; do
+		case " ${only:-$name} " in *" $name "*) echo "$name $rest" ;; esac
+	done <integration/kernel61/steps
+}
 
-
-# What the guest runs: `step NAME COMMAND...` for each step wanted.
+# What the guest runs, as a function of shell.
 plan() {
-	cargo build --quiet --workspace --bins
-	built=$(cargo test --quiet --package flatfell-integration --no-run --message-format=json $(tests | sed 's/^/--test /'))
+	cargo build --quiet --package flatfell --bin flatfell
+	# shellcheck disable=SC2046 # a list of words
+	built=$(cargo test --quiet --package flatfell-integration --no-run --message-format=json \
+		$(steps | cut -d' ' -f2 | sort -u | sed 's/^/--test /'))
 	echo "verbose=${KERNEL61_VERBOSE:-no}"
 	echo "plan() {"
-	echo ":"
-	while read -r name test filter; do
-		case " ${only:-$name} " in *" $name "*) ;; *) continue ;; esac
+	steps | while read -r name test filter; do
 		file=$(echo "$built" | sed -n "s/.*\"name\":\"$test\".*\"executable\":\"\([^\"]*\)\".*/\1/p")
 		[ -x "$file" ] || fail "test $test is not built"
 		echo "run $name $file --test-threads=1 $filter"
-	done <integration/kernel61/steps
+	done
 	echo "}"
 }
 
-tests() { cut -d' ' -f2 integration/kernel61/steps | sort -u; }
-
 boot() {
 	rm -f "$cache/console"
-	timeout "${KERNEL61_LIMIT:-2400}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G -no-reboot \
+	timeout "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G -no-reboot \
 		-display none -monitor none -serial "file:$cache/console" -nic none \
 		-virtfs local,path=/,mount_tag=host,security_model=passthrough,readonly=on,multidevs=remap \
 		-kernel "$cache/root/boot/vmlinuz-$release" -initrd "$cache/initrd" \
@@ -92,5 +96,12 @@ integration/deps.sh gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 ipt
 kernel
 initramfs
 plan >"$cache/plan"
+[ -n "$(steps)" ] || fail "no step is called $only"
 status=0
 boot || status=$?
+tr -d '\r' <"$cache/console" >"$cache/console.txt" 2>/dev/null || true
+said=$(tail -n 400 "$cache/console.txt")
+echo "$said"
+[ "$status" = 0 ] || fail "the guest was given up after $limit s, or qemu failed ($status)"
+# A guest that fell over has no last line.
+echo "$said" | grep -q '^kernel61: end 0$' || fail "something failed; the whole console: target/kernel61/console.txt"

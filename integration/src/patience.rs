@@ -1,7 +1,7 @@
 //! How long a test waits, on a machine that is slower than usual.
 //!
 //! In: `FLATFELL_PATIENCE`, a factor (1 without it; an emulated processor needs 10 or more). Out: time limits. What always
-//! holds: only what a test waits for at most is stretched, never what is measured or promised.
+//! holds: without the factor a limit is what is written; with it nothing is said about how fast anything is.
 
 use std::sync::LazyLock;
 use std::time::Duration;
