@@ -5,7 +5,7 @@
 here=$1
 cd "$here" || exit 1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-export FLATFELL_PATIENCE=10 FLATFELL_KILLS=5
+export FLATFELL_PATIENCE=10
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
