@@ -1,5 +1,5 @@
 # Two commands set everything up on a fresh Debian machine: `make demo` and `make test`. Both need root (network namespaces).
-.PHONY: demo listing test deps fixture lint unit kernel flips kills faults upgrades starts churn away mutants fuzz bench bench-quick bench-pure cold-start commits scrape flood image deploy-check clean
+.PHONY: demo listing test deps fixture lint unit kernel flips kills faults upgrades starts churn away mutants fuzz bench bench-quick bench-pure cold-start commits scrape flood image deploy-check kernel61 clean
 
 APT := gcc pkg-config libmnl-dev libnftnl-dev nftables iproute2 iptables conntrack openssl procps prometheus runc
 
@@ -70,6 +70,10 @@ churn: deps
 	cargo build --quiet --workspace --bins
 	FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture
 	FLATFELL_RULE_IDS=8 FLATFELL_CHURN=200 cargo test --package flatfell-integration --test churn -- --nocapture nothing_falls
+
+# A reduced matrix on Debian's own kernel 6.1, in an emulated machine; not part of `make test`: slow, and downloads a kernel.
+kernel61:
+	@./integration/kernel61/run.sh
 
 # A random 300 of the mutants of the rooms that decide; not part of `make test` (hours of machine time).
 mutants: deps

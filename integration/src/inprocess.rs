@@ -18,6 +18,7 @@ use flatfell_rules::parse;
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
+use crate::patience::patient;
 use crate::place::Place;
 
 /// How long the engine may take to enforce something.
@@ -98,7 +99,7 @@ impl InProcess {
 
     /// Waits until the status is as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&EngineStatus) -> bool) -> Result<()> {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patient(SOON);
         loop {
             let status = self.engine.status();
             if wanted(&status) {

@@ -8,14 +8,17 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flatfell::bypass::BRIDGE_SYSCTL;
 use thiserror::Error;
 
 use crate::netns::{self, Netns, NetnsError};
+use crate::patience::patient;
 use crate::place::{Place, bridge_address_like};
 use crate::probe::Probe;
 use crate::service::{self, Service};
@@ -173,12 +176,18 @@ impl Lab {
             ("net/ipv6/conf/all/forwarding", "1"),
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/default/rp_filter", "0"),
+        ];
+        let bridge = [
             ("net/bridge/bridge-nf-call-iptables", call),
             ("net/bridge/bridge-nf-call-ip6tables", call),
             ("net/bridge/bridge-nf-call-arptables", "0"),
         ];
-        let more: &[_] = if matches!(place, Place::Node(_)) { &node } else { &[] };
-        self.netns(place)?.run(|| common.iter().chain(more).try_for_each(|(setting, value)| sysctl(setting, value)))?
+        let is_node = matches!(place, Place::Node(_));
+        let node: &[_] = if is_node { &node } else { &[] };
+        // They come with br_netfilter; there are tests of a node that has not loaded it.
+        let bridge: &[_] = if is_node && Path::new(BRIDGE_SYSCTL).exists() { &bridge } else { &[] };
+        let all = common.iter().chain(node).chain(bridge);
+        self.netns(place)?.run(|| all.into_iter().try_for_each(|(setting, value)| sysctl(setting, value)))?
     }
 
     fn finish_node(&self, node: u8) -> Result<(), LabError> {
@@ -238,7 +247,7 @@ impl Lab {
     }
 
     fn wait_until(&self, place: Place, mut ready: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
-        let deadline = Instant::now() + LINKS;
+        let deadline = Instant::now() + patient(LINKS);
         while !ready()? {
             if Instant::now() > deadline {
                 return Err(LabError::NotReady(place));

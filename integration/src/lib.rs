@@ -18,6 +18,7 @@ pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod packet;
+pub mod patience;
 pub mod place;
 pub mod probe;
 pub mod raw;

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::lab::{Lab, LabError};
 use crate::netns::{Netns, NetnsError};
+use crate::patience::patient;
 use crate::place::Place;
 
 /// How long the daemon may take to start, to settle or to stop, on a machine that does other things too.
@@ -245,7 +246,7 @@ impl FlatfellNode {
 
     /// Waits until its status is as `wanted` says.
     pub fn wait_for(&self, state: &'static str, mut wanted: impl FnMut(&Report) -> bool) -> Result<Report, NodeError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + patient(self.patience);
         loop {
             let status = self.status();
             match status {
@@ -360,7 +361,7 @@ impl FlatfellNode {
     }
 
     fn wait_for_end(&mut self, mut child: Child) -> Result<(), NodeError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + patient(self.patience);
         while child.try_wait().map_err(failed("waiting for flatfell"))?.is_none() {
             if Instant::now() > deadline {
                 self.process = Some(child);

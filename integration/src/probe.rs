@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::lab::{Lab, LabError};
 use crate::packet::{self, Ends, FRAGMENT_PADDING, Marker, Protocol};
+use crate::patience::patient;
 use crate::place::{Mac, Place, bridge_mac, range_of};
 use crate::sight::Sight;
 use crate::station::{Station, locked};
@@ -217,7 +218,7 @@ impl Lab {
         }
         let mut batch = Batch::new(probes, &stations);
         batch.send()?;
-        batch.wait(self.config().grace)?;
+        batch.wait(patient(self.config().grace))?;
         // A rule that refuses (RST) looks like an answer.
         batch.outcomes.iter_mut().for_each(|outcome| outcome.answered &= outcome.delivered);
         Ok(batch.outcomes)

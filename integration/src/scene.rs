@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::lab::{Lab, LabConfig};
 use crate::node::FlatfellNode;
 use crate::packet::Protocol;
+use crate::patience::patient;
 use crate::place::Place;
 use crate::probe::{Outcome, Probe};
 
@@ -170,11 +171,11 @@ impl Scene {
     /// A TCP connection from a place to a server at another.
     pub fn connect(&self, from: Place, to: Place, to_address: SocketAddr) -> io::Result<Talk> {
         let listener = self.lab.netns(to).expect("a place").run(|| TcpListener::bind(to_address)).expect("inside")?;
-        let connect = || TcpStream::connect_timeout(&to_address, WORD);
+        let connect = || TcpStream::connect_timeout(&to_address, patient(WORD));
         let client = self.lab.netns(from).expect("a place").run(connect).expect("inside")?;
         let (server, _) = listener.accept()?;
         for stream in [&client, &server] {
-            stream.set_read_timeout(Some(WORD))?;
+            stream.set_read_timeout(Some(patient(WORD)))?;
             stream.set_nodelay(true)?;
         }
         Ok(Talk { client, server })

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, pod_with};
+use flatfell_integration::patience::patient;
 use flatfell_integration::{FlatfellNode, Lab, LabConfig, Place, Probe};
 use serde_json::Value;
 
@@ -38,7 +39,7 @@ fn passes(lab: &Lab) -> Vec<bool> {
 fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(1), "not within a second: {what}");
+        assert!(start.elapsed() < patient(Duration::from_secs(1)), "not within a second: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
     start.elapsed()

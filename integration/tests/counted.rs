@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use flatfell::engine::EngineConfig;
 use flatfell_integration::inprocess::{InProcess, pod, policy};
+use flatfell_integration::patience::patient;
 use flatfell_integration::{Lab, LabConfig, Place, Probe};
 use flatfell_rules::compile::CounterMeaning;
 use flatfell_rules::index::Change;
@@ -127,7 +128,7 @@ fn echo(lab: &Lab, from: Place, to: Place, ip: IpAddr, (count, size): (usize, us
     let bind = |place: Place, ip: IpAddr| {
         let socket = lab.netns(place).expect("a place").run(|| UdpSocket::bind((ip, 0)).expect("a port"));
         let socket = socket.expect("a place");
-        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        socket.set_read_timeout(Some(patient(Duration::from_secs(5)))).expect("a socket");
         socket
     };
     let (server, client) = (bind(to, ip), bind(from, any));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use flatfell::engine::{EngineConfig, Repair};
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, policy};
 
+use flatfell_integration::patience::patient;
 use flatfell_integration::{Flow, Lab, LabConfig, Place, Stream, Traffic};
 use serde_json::{Value, json};
 
@@ -75,7 +76,7 @@ fn nobody_else_changes_locked_tables() {
     for edit in &edits {
         assert!(lab.nft(NODE, edit).is_err(), "{edit}");
     }
-    let reports = traffic.stop(GRACE).unwrap();
+    let reports = traffic.stop(patient(GRACE)).unwrap();
     assert!(reports[0].sent > 0 && reports[0].lost() == 0, "what is allowed passes");
     assert!(reports[1].sent > 0 && reports[1].received() == 0, "what is forbidden does not");
     assert!(list(&lab) == before);
@@ -97,7 +98,7 @@ fn tables_without_an_owner_are_replaced_by_locked_ones() {
     assert!(status.locked && status.slot != slot, "{}", status.slot);
     assert!(!list(&lab).contains(&format!("{slot} ")), "the old ones are gone");
     assert!(lab.nft(NODE, &format!("flush chain inet {} forward", status.slot)).is_err());
-    let reports = traffic.stop(GRACE).unwrap();
+    let reports = traffic.stop(patient(GRACE)).unwrap();
     assert!(reports[0].sent > 0 && reports[0].lost() == 0 && reports[1].received() == 0);
 }
 
@@ -151,10 +152,10 @@ fn flushed_tables_come_back_at_once() {
         let mut latencies = flushes(&lab, &daemon);
         latencies.sort();
         println!("100 flushes: p50 {:.1?}, p99 {:.1?}, last {:.1?}", latencies[49], latencies[98], latencies[99]);
-        latencies[98] <= LIMIT
+        latencies[98] <= patient(LIMIT)
     });
     assert!(in_time);
-    let reports = traffic.stop(GRACE).unwrap();
+    let reports = traffic.stop(patient(GRACE)).unwrap();
     assert!(reports[0].sent > 0 && reports[0].lost() == 0, "what is allowed passes");
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flatfell::engine::{AntiSpoofing, EngineConfig, ToldPort};
 use flatfell_integration::inprocess::{InProcess, defaults, pod};
+use flatfell_integration::patience::patient;
 use flatfell_integration::raw::{self, Flow, Watch};
 use flatfell_integration::{Lab, LabConfig, Place, Probe, packet};
 use flatfell_rules::compile::{CounterMeaning, Guard};
@@ -140,7 +141,7 @@ fn arrive(lab: &Lab, all: &[Sent]) -> Vec<bool> {
     let arrives = |sent: &Sent| {
         let watch = Watch::new(lab, A, &sent.looks).unwrap();
         lab.send_frame(C, &sent.frame).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(patient(Duration::from_millis(20)));
         watch.count().unwrap() > 0
     };
     all.iter().map(arrives).collect()
@@ -211,7 +212,7 @@ fn a_pod_that_makes_itself_another_is_cut_off_and_the_other_is_not() {
     let daemon = start(&lab, strict());
     // It has CAP_NET_ADMIN, and takes B's address and MAC for its own.
     lab.batch(C, "ip", &format!("address add {}/24 dev eth0\n", B.v4())).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(patient(Duration::from_millis(300)));
     expect(&lab, &[ip(C.mac(), B.v4().into(), 7201), arp(C.mac(), (C.mac(), B.v4()), 2, A.v4())], false);
     reach(&lab, B, A, true);
     drop(daemon);
@@ -233,7 +234,7 @@ fn a_new_interface_under_an_old_address_is_found_and_a_free_namespace_is_free() 
     lab.remove_pod(C).unwrap();
     lab.add_pod(1, 2).unwrap();
     daemon.until("bound", |status| status.synced).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(patient(Duration::from_millis(300)));
     reach(&lab, C, A, true);
     expect(&lab, &[ip(C.mac(), B.v4().into(), 7301)], false);
     daemon.sync().unwrap();
@@ -260,7 +261,7 @@ fn until_a_pod_is_found_a_port_is_nobody_and_the_plugins_word_is_enough() {
         addresses: C.addresses().into(),
     };
     daemon.engine.pod_ports(vec![told]);
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(patient(Duration::from_millis(200)));
     // It is somebody now, though not known: its ARP is its own.
     expect(&lab, &[arp(C.mac(), (C.mac(), C.v4()), 2, A.v4())], true);
     expect(&lab, &[ip(C.mac(), B.v4().into(), 7404), arp(C.mac(), (C.mac(), B.v4()), 2, A.v4())], false);

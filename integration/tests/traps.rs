@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use flatfell::engine::EngineConfig;
 use flatfell_integration::inprocess::{InProcess, defaults, deny_all, pod, pod_with, policy};
+use flatfell_integration::patience::patient;
 use flatfell_integration::raw::{self, Flow, Watch};
 use flatfell_integration::{Framing, Lab, LabConfig, Outcome, Place, Probe, Protocol, Service, packet};
 use flatfell_rules::compile::Guard;
@@ -112,7 +113,7 @@ fn trap_02_discovery_does_not_carry_an_isolated_pod_to_another_node() {
         let flow = Flow { from: (source.into(), 0), to: (far.v6().into(), 0) };
         let router = [2, 0xff, 0, 1, 0, 1];
         lab.send_frame(from, &packet::frame(router, from.mac(), &[], &raw::icmp(flow, kind, 0, &[0; 20]))).unwrap();
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(patient(Duration::from_millis(60)));
         watch.count().unwrap()
     };
     for kind in [133, 135, 136, 130, 131, 132, 143] {
@@ -265,7 +266,7 @@ fn trap_06_fragments_are_judged_by_the_port_of_the_whole() {
 fn large_datagram_arrives(lab: &Lab, (from, to): (Place, Place), ip: IpAddr, port: u16) -> bool {
     let receiver = lab.netns(to).unwrap().run(|| UdpSocket::bind((ip, port)).unwrap()).unwrap();
     let sender = lab.netns(from).unwrap().run(|| UdpSocket::bind((from.address_like(ip), 0)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+    receiver.set_read_timeout(Some(patient(Duration::from_millis(150)))).unwrap();
     sender.send_to(&[7; 4000], (ip, port)).unwrap();
     receiver.recv(&mut [0; 8000]).is_ok_and(|length| length == 4000)
 }
@@ -353,7 +354,7 @@ fn trap_10_errors_about_allowed_flows_pass_and_echo_requests_do_not() {
     let unreachable = raw::icmp(flow, 3, 3, &[&[0; 4][..], &raw::udp(about, &[0; 8])].concat());
     let router = [2, 0xff, 0, 2, 0, 1];
     lab.send_frame(far, &packet::frame(router, far.mac(), &[], &unreachable)).unwrap();
-    std::thread::sleep(Duration::from_millis(60));
+    std::thread::sleep(patient(Duration::from_millis(60)));
     assert_eq!(watch.count().unwrap(), 0, "an error about no flow");
     drop(daemon);
 }
@@ -362,7 +363,7 @@ fn trap_10_errors_about_allowed_flows_pass_and_echo_requests_do_not() {
 fn refusal_is_heard(lab: &Lab, to: IpAddr, port: u16) -> bool {
     let socket = lab.netns(A).unwrap().run(|| UdpSocket::bind((A.address_like(to), 0)).unwrap()).unwrap();
     socket.connect((to, port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+    socket.set_read_timeout(Some(patient(Duration::from_millis(150)))).unwrap();
     socket.send(b"anybody?").unwrap();
     socket.recv(&mut [0; 16]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
@@ -406,7 +407,7 @@ fn trap_12_a_forged_address_gets_no_further_than_its_owner() {
             let flow = Flow { from: (claimed.address_like(ip), 30_000), to: (ip, port) };
             lab.send_frame(C, &packet::frame(A.mac(), C.mac(), &[], &raw::tcp(flow, 0x02, 77))).unwrap();
         }
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(patient(Duration::from_millis(60)));
         watch.count().unwrap()
     };
     let stranger = Place::pod(2, 0);
@@ -479,7 +480,7 @@ fn packets_that_belong_to_no_flow_do_not_reach_isolated_pods() {
                 lab.send_frame(A, &packet::frame(to.mac(), A.mac(), &[], &raw::tcp(flow, flags, 77))).unwrap();
             }
         }
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(patient(Duration::from_millis(60)));
         watch.count().unwrap()
     };
     assert_eq!((arrived(B), arrived(C)), (0, 12));
@@ -492,7 +493,7 @@ fn packets_that_belong_to_no_flow_do_not_reach_isolated_pods() {
 
 /// Until it holds; a second is far more than anything here takes.
 fn wait(mut holds: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(3);
+    let deadline = std::time::Instant::now() + patient(Duration::from_secs(3));
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "it does not come to hold");
         std::thread::sleep(Duration::from_millis(5));

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use flatfell_integration::patience::patient;
 use flatfell_integration::scene::{Talk, namespace, no, ping, pod, policy, sctp, tcp, udp, yes};
 use flatfell_integration::{Place, Probe, Scene};
 
@@ -52,7 +53,7 @@ fn replies_and_icmp_errors() {
 fn refused(scene: &Scene, from: Place, to: IpAddr) -> io::ErrorKind {
     let send = || -> io::Result<()> {
         let socket = UdpSocket::bind((from.address_like(to), 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(400)))?;
+        socket.set_read_timeout(Some(patient(Duration::from_millis(400))))?;
         socket.connect((to, 9999))?;
         socket.send(b"anybody?")?;
         socket.recv(&mut [0; 8]).map(|_| ())
@@ -111,7 +112,7 @@ fn pushed_flow(scene: &Scene, from: Place, to: IpAddr) -> (UdpSocket, UdpSocket)
     let socket = |place: Place| {
         let bind = || UdpSocket::bind((place.address_like(to), 5000));
         let socket = scene.lab.netns(place).unwrap().run(bind).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+        socket.set_read_timeout(Some(patient(Duration::from_millis(150)))).unwrap();
         socket
     };
     let (server, client) = (socket(DB), socket(from));
